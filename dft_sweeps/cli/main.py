@@ -1,0 +1,84 @@
+"""The `dft-sweeps` command. Commands are imported when they are used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from dft_sweeps import __version__
+from dft_sweeps.spec.errors import SpecError
+
+DONE, TRIAL_FAILED, USER_ERROR, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+COMMANDS = {
+    "plan": ("dft_sweeps.cli.plan", "Check a spec and show what it would run."),
+    "run": ("dft_sweeps.cli.run", "Run a sweep: train, evaluate, record, report."),
+    "list": ("dft_sweeps.cli.list_", "List the sweeps."),
+    "status": ("dft_sweeps.cli.status", "Show how far a sweep's trials are."),
+    "report": ("dft_sweeps.cli.report", "Make the tables and figures of a sweep."),
+    "ui": ("dft_sweeps.cli.ui", "Open the MLflow UI on the recorded curves."),
+    "doctor": ("dft_sweeps.cli.doctor", "Check this machine or cluster, and say how to mend it."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and help; imports one only to run it or to show its own help."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(COMMANDS[name][0]).command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def group() -> None:
+    """Sweeps of fine-tuning objectives: one YAML file in, curves with error bars out.
+
+    \b
+    Start here:
+      dft-sweeps doctor                              is this machine fit?
+      dft-sweeps plan sweep_specs/quickstart.yaml    what would run, and what is done already
+      dft-sweeps run  sweep_specs/quickstart.yaml    train, evaluate every checkpoint, draw the curves
+      dft-sweeps ui                                  browse the runs in MLflow
+
+    \b
+    Exit codes: 0 done; 1 a trial failed; 2 something in what you gave is wrong;
+    3 the cluster or a service cannot be reached; 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Entry point: one message and an exit code for every expected error, a traceback only for defects."""
+    try:
+        result = group.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USER_ERROR)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except SpecError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(USER_ERROR)
+    except Exception as error:
+        if not _is_outage(error):
+            raise
+        click.echo(f"unreachable: {error}", err=True)
+        sys.exit(UNREACHABLE)
+    sys.exit(result if isinstance(result, int) else DONE)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the error says that a service is not there. By name: importing the classes would cost seconds."""
+    names = {"TrackingUnavailable", "ClusterUnavailable", "PoolError"}
+    return any(kind.__name__ in names and "." in kind.__module__ for kind in type(error).__mro__)

@@ -1,0 +1,114 @@
+"""`dft-sweeps report`: the tables and figures of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dft_sweeps.cli.options import (
+    json_option,
+    resolve_tracking_uri,
+    storage_option,
+    tracking_uri_option,
+    writable_storage,
+)
+from dft_sweeps.cli.printing import console, print_json
+from dft_sweeps.spec.errors import SpecError
+
+if TYPE_CHECKING:
+    from dft_sweeps.report.curves import SweepCurves
+
+
+@click.command(short_help="Make the tables and figures of a sweep.")
+@click.argument("sweep", metavar="ID")
+@click.option("--benchmark", "wanted", multiple=True, help="A table for this benchmark too; may be repeated.")
+@click.option("--all-benchmarks", is_flag=True, help="A table for every benchmark.")
+@storage_option
+@tracking_uri_option
+@json_option
+def command(
+    sweep: str,
+    wanted: tuple[str, ...],
+    all_benchmarks: bool,
+    storage: Path,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Make the tables and figures of a sweep, finished or not, from what MLflow holds.
+
+    ID is a sweep's id, the beginning of one, or the name of a sweep (its newest run). Prints the table of
+    the average accuracy per sampling; writes tables (Markdown, CSV) and figures (PNG, SVG) to
+    STORAGE/reports/ID, and adds them to the sweep's run in MLflow.
+
+    \b
+    Example:
+      dft-sweeps report quickstart
+      dft-sweeps report s-3f9a --benchmark gsm8k
+    """
+    from dft_sweeps.report.curves import collect
+    from dft_sweeps.report.write import write_report
+    from dft_sweeps.tracking.reader import Reader
+    from dft_sweeps.tracking.writer import Tracker
+
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    reader = Reader(uri)
+    found = reader.find_sweep(sweep)
+    curves = collect(reader, found)
+    benchmarks = _chosen(curves, curves.benchmarks if all_benchmarks else wanted)
+    paths = write_report(curves, benchmarks, writable_storage(storage) / "reports" / found.sweep_id)
+    tracker = Tracker(uri, None)
+    for path in paths:
+        tracker.log_file(found.run_id, path, "report")
+    if as_json:
+        return print_json(
+            {"curves": _records(curves), "notes": curves.notes, "files": [str(path) for path in paths]}
+        )
+    _print(curves, benchmarks, paths)
+
+
+def _chosen(curves: SweepCurves, wanted: Sequence[str]) -> list[str]:
+    """The headline (the average, or the only benchmark) and then what is wanted besides."""
+    unknown = sorted(set(wanted) - set(curves.benchmarks))
+    if unknown:
+        raise SpecError(
+            f"no benchmark {unknown[0]!r} in this sweep; it has {', '.join(curves.benchmarks)}", "--benchmark"
+        )
+    return list(dict.fromkeys([*curves.benchmarks[:1], *wanted]))
+
+
+def _print(curves: SweepCurves, benchmarks: Sequence[str], paths: Sequence[Path]) -> None:
+    from dft_sweeps.report.tables import accuracy_table, rich_table
+
+    out = console()
+    for benchmark in benchmarks:
+        for sampling in curves.samplings:
+            out.print(rich_table(accuracy_table(curves, sampling, benchmark), out.width))
+            out.print()
+    for note in (*curves.accuracy_notes, *curves.notes):
+        out.print(note, soft_wrap=True, markup=False)
+    out.print()
+    for path in paths:
+        out.print(str(path), soft_wrap=True, markup=False)
+
+
+def _records(curves: SweepCurves) -> list[dict[str, object]]:
+    """The rows of accuracy.csv."""
+    return [
+        {
+            "training_id": trial.training_id,
+            "axes": trial.values,
+            "sampling": sampling.name,
+            "benchmark": benchmark,
+            "step": point.step,
+            "accuracy": point.accuracy,
+            "ci_low": point.low,
+            "ci_high": point.high,
+        }
+        for trial in curves.trials
+        for sampling in curves.samplings
+        for benchmark in curves.benchmarks
+        for point in trial.accuracy[sampling.prefix, benchmark]
+    ]

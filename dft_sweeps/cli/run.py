@@ -1,0 +1,175 @@
+"""`dft-sweeps run`: runs a sweep to its end and reports it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dft_sweeps.cli.options import (
+    artifact_root,
+    resolve_tracking_uri,
+    set_option,
+    spec_argument,
+    storage_option,
+    tracking_uri_option,
+    writable_storage,
+)
+
+if TYPE_CHECKING:
+    from dft_sweeps.orchestration.coordinator import Outcome
+    from dft_sweeps.orchestration.prepare import PreparedSweep
+    from dft_sweeps.spec.plan import ClusterFacts
+    from services.pool import Pool, PoolSettings
+
+Say = Callable[[str, str], None]
+
+
+@click.command(short_help="Run a sweep: train, evaluate, record, report.")
+@spec_argument
+@set_option
+@storage_option
+@tracking_uri_option
+@click.option("--address", help="Ray cluster to run on, e.g. auto. [default: one started here for this sweep]")
+def command(
+    spec: Path, overrides: tuple[str, ...], storage: Path, tracking_uri: str | None, address: str | None
+) -> int:
+    """Run a sweep to its end: train its trials, evaluate every checkpoint, record it in MLflow, report it.
+
+    Trials that are finished, in this sweep or any other of the same MLflow, are not run again, so the same command
+    takes up a sweep that was interrupted.
+
+    \b
+    Example:
+      dft-sweeps run sweep_specs/quickstart.yaml
+      dft-sweeps run sweep_specs/gsm8k_local.yaml --set trial.data.source.path=my.jsonl
+    """
+    from dft_sweeps.orchestration.cluster import set_environment
+    from dft_sweeps.orchestration.locks import trial_locks
+    from dft_sweeps.orchestration.prepare import prepare
+    from dft_sweeps.spec.load import load_sweep
+
+    set_environment(address)
+    started = time.monotonic()
+
+    def say(topic: str, message: str) -> None:
+        click.echo(f"[{time.monotonic() - started:4.0f} s] {topic:<9}{message}")
+
+    sweep = load_sweep(spec, overrides)
+    storage = writable_storage(storage)
+    prepared = prepare(sweep, lambda message: say("prepare", message))
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    with trial_locks(storage, (trial.training_id for trial in prepared.trials)):
+        outcome = _run(prepared, storage, uri, address, say)
+    _report(prepared, storage, uri)
+    say("sweep", f"{outcome.finished} trials finished, {outcome.reused} reused, {len(outcome.failed)} failed")
+    click.echo(f"Browse the curves: {_ui_command(storage, tracking_uri)}")
+    return 1 if outcome.failed else 0
+
+
+def _ui_command(storage: Path, tracking_uri: str | None) -> str:
+    option = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--storage {os.path.relpath(storage)}"
+    return f"{sys.argv[0]} ui {option}"
+
+
+def _run(prepared: PreparedSweep, storage: Path, uri: str, address: str | None, say: Say) -> Outcome:
+    from dft_sweeps.orchestration.coordinator import Coordinator, Outcome
+    from dft_sweeps.orchestration.trial_runs import TrialRuns
+    from dft_sweeps.tracking.reader import Reader
+    from dft_sweeps.tracking.writer import Tracker
+
+    say("prepare", f"opening MLflow at {uri}")
+    runs = TrialRuns(Tracker(uri, artifact_root(storage, uri)), Reader(uri), prepared, provenance(prepared))
+    coordinator = Coordinator(prepared, runs, storage, say)
+    if coordinator.done:
+        say("sweep", f"{coordinator.done} of {len(prepared.trials)} trials are finished already")
+    if not coordinator.anything_to_do:
+        runs.begin()
+        runs.close("FINISHED")
+        return Outcome(0, coordinator.done, {})
+    with _services(prepared, address, say) as (pool, concurrent):
+        return coordinator.run(pool, concurrent)
+
+
+@contextmanager
+def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterator[tuple[Pool, int]]:
+    """Ray and the evaluation pool, for the block's duration, and how many trials fit beside the pool."""
+    from dft_sweeps.cli.gather import this_machine
+    from dft_sweeps.orchestration.cluster import cluster
+    from services.pool import start_pool
+
+    if address is None:
+        _concurrent_trials(prepared, this_machine())  # before anything starts
+    say("services", "starting Ray" if address is None else f"connecting to Ray at {address}")
+    with cluster(address) as facts:
+        concurrent = _concurrent_trials(prepared, facts)
+        trials = "one trial" if concurrent == 1 else f"{concurrent} trials"
+        say("services", f"Ray is up: {facts.cpus:g} CPUs, {facts.gpus:g} GPUs; {trials} at a time")
+        pool = start_pool(
+            pool_settings(prepared), str(prepared.model.directory), lambda message: say("services", message)
+        )
+        try:
+            yield pool, concurrent
+        finally:
+            say("services", "stopping engines and Ray")
+            pool.shutdown()
+
+
+def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:
+    from dft_sweeps.spec.plan import placement
+
+    spec = prepared.sweep.spec
+    concurrent, missing = placement(spec.execution, spec.pool, facts)
+    if missing:
+        raise prepared.sweep.document.error(("execution",), missing)
+    return min(concurrent, len(prepared.trials))
+
+
+def pool_settings(prepared: PreparedSweep) -> PoolSettings:
+    """The pool that a spec asks for, for its model."""
+    from services.engine import EngineSettings
+    from services.pool import PoolSettings
+
+    pool = prepared.sweep.spec.pool
+    engine = EngineSettings(
+        stop_token_ids=(prepared.tokenizer.eos_token_id,),
+        max_model_len=pool.max_model_len,
+        device="cuda" if pool.gpus_per_engine else "cpu",
+        dtype=pool.dtype,
+        max_num_seqs=pool.max_num_seqs,
+        kv_cache_gib=pool.kv_cache_gib,
+        threads=pool.cpus_per_engine,
+        gpu_memory_utilization=pool.gpu_memory_utilization,
+        canary_tolerance=1e-3 if pool.dtype == "float32" else 5e-2,
+    )
+    return PoolSettings(
+        engine=engine, replicas=pool.replicas, num_cpus=pool.cpus_per_engine, num_gpus=pool.gpus_per_engine
+    )
+
+
+def provenance(prepared: PreparedSweep) -> dict[str, str]:
+    """What can change a trial's bits but not its mathematics, as tags of its MLflow run."""
+    import torch
+    import transformers
+
+    execution = prepared.sweep.spec.execution
+    return {
+        "dft.execution": execution.model_dump_json(),
+        "dft.machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "dft.versions": f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
+    }
+
+
+def _report(prepared: PreparedSweep, storage: Path, uri: str) -> None:
+    """Prints the closing table and where the pictures are."""
+    from dft_sweeps.cli.report import print_report
+
+    print_report(uri, storage, prepared.sweep_id)

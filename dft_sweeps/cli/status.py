@@ -1,0 +1,96 @@
+"""`dft-sweeps status`: how far each trial of a sweep is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dft_sweeps.cli.options import json_option, resolve_tracking_uri, storage_option, tracking_uri_option
+from dft_sweeps.cli.printing import console, print_json
+
+if TYPE_CHECKING:
+    from dft_sweeps.tracking.reader import Reader, TrialRow
+
+
+@click.command(short_help="Show how far each trial of a sweep is.")
+@click.argument("sweep", metavar="ID")
+@storage_option
+@tracking_uri_option
+@json_option
+def command(sweep: str, storage: Path, tracking_uri: str | None, as_json: bool) -> None:
+    """Show how far each trial of a sweep is: status, last step trained, last accuracy measured.
+
+    ID is a sweep's id, the beginning of one, or the name of a sweep (its newest run).
+
+    \b
+    Example:
+      dft-sweeps status quickstart
+      dft-sweeps status s-3f9a --json | jq '.trials[] | {name, status, step}'
+    """
+    from rich.table import Table
+
+    from dft_sweeps.tracking.reader import Reader
+
+    reader = Reader(resolve_tracking_uri(storage, tracking_uri))
+    found = reader.find_sweep(sweep)
+    trials = [_progress(reader, trial) for trial in reader.trials(found)]
+    if as_json:
+        return print_json({"sweep": found, "trials": trials})
+    done = f"{found.finished} of {found.trials} trials finished"
+    table = Table(
+        title=f"{found.name} {found.sweep_id}: {found.status.lower()}, {done}", title_justify="left"
+    )
+    for heading, justify in (
+        ("trial", "left"),
+        ("status", "left"),
+        ("step", "right"),
+        ("accuracy (%)", "right"),
+    ):
+        table.add_column(heading, justify="right" if justify == "right" else "left")
+    for trial in trials:
+        table.add_row(trial["name"], trial["status"].lower(), _step(trial), _accuracy(trial))
+    console().print(table)
+
+
+def _progress(reader: Reader, trial: TrialRow) -> dict[str, Any]:
+    from dft_sweeps.tracking import names
+
+    trained = _last(reader, trial, names.train_metric("nll"))
+    headline = names.eval_metric("eval", names.AVERAGE, "accuracy")
+    if headline not in trial.metrics:  # one benchmark has no average
+        headline = next(
+            (key for key in trial.metrics if key.startswith("eval/") and key.endswith("/accuracy")), ""
+        )
+    evaluated = _last(reader, trial, headline)
+    steps = trial.params.get("train.steps", "null")
+    return {
+        "name": trial.name,
+        "training_id": trial.training_id,
+        "run_id": trial.run_id,
+        "axes": trial.axes,
+        "status": trial.status,
+        "step": trained[0] if trained else None,
+        "steps": int(steps) if steps != "null" else None,
+        "evaluated_step": evaluated[0] if evaluated else None,
+        "metrics": trial.metrics,
+        "accuracy": evaluated[1] if evaluated else None,
+    }
+
+
+def _last(reader: Reader, trial: TrialRow, key: str) -> tuple[int, float] | None:
+    points = reader.curve(trial.run_id, key) if trial.run_id and key in trial.metrics else []
+    return points[-1] if points else None
+
+
+def _step(trial: dict[str, Any]) -> str:
+    if trial["step"] is None:
+        return "-"
+    return f"{trial['step']} of {trial['steps']}" if trial["steps"] else str(trial["step"])
+
+
+def _accuracy(trial: dict[str, Any]) -> str:
+    if trial["accuracy"] is None:
+        return "-"
+    return f"{100 * trial['accuracy']:.1f} at step {trial['evaluated_step']}"

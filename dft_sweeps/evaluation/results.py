@@ -1,0 +1,135 @@
+"""What an evaluation yields: completions as generated, then verdicts on them, and the numbers that follow.
+
+Completions and verdicts are separate records, so that a new grader judges old completions without generating again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from dft_sweeps.evaluation.generator import FinishReason
+from dft_sweeps.evaluation.grading import Verdict
+from dft_sweeps.evaluation.intervals import Interval, average, interval
+from dft_sweeps.spec.identity import evaluation_id, grade_id
+from dft_sweeps.spec.models import SamplingSpec
+
+
+@dataclass(frozen=True)
+class EvaluationKey:
+    """What was sampled from and how: equal keys mean the same completions."""
+
+    weights_digest: str
+    benchmark: str
+    benchmark_digest: str
+    template_digest: str
+    sampling: SamplingSpec
+
+    @property
+    def id(self) -> str:
+        return evaluation_id(self.weights_digest, self.benchmark_digest, self.template_digest, self.sampling)
+
+
+@dataclass(frozen=True)
+class CompletionRow:
+    """One sampled answer to one question."""
+
+    question_id: str
+    sample: int
+    """Index among the question's samples; its random stream is that of `seed`."""
+    seed: int
+    prompt_hash: str
+    """SHA-256 of the user's turn."""
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Completions:
+    """All completions of one evaluation: questions in the benchmark's order, then samples."""
+
+    key: EvaluationKey
+    rows: tuple[CompletionRow, ...]
+
+
+@dataclass(frozen=True)
+class GradedSample:
+    verdict: Verdict
+    finish_reason: FinishReason
+    tokens: int
+
+
+@dataclass(frozen=True)
+class GradedQuestion:
+    question_id: str
+    answer: str
+    samples: tuple[GradedSample, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Accuracy of one checkpoint on one benchmark, with every question's samples and verdicts."""
+
+    key: EvaluationKey
+    grader: str
+    """``name/version``."""
+    limited: bool
+    """Whether only the benchmark's first questions were asked."""
+    questions: tuple[GradedQuestion, ...]
+
+    @property
+    def id(self) -> str:
+        return grade_id(self.key.id, self.grader)
+
+    @property
+    def _samples(self) -> list[GradedSample]:
+        return [sample for question in self.questions for sample in question.samples]
+
+    @cached_property
+    def interval(self) -> Interval:
+        """Accuracy and its 95% interval for new questions. Ungradable completions count as wrong."""
+        return interval(
+            [[s.verdict.correct is True for s in question.samples] for question in self.questions]
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over questions of the mean over samples, in [0, 1]."""
+        return self.interval.mean
+
+    @property
+    def truncated(self) -> float:
+        """Share of completions that hit the length limit."""
+        return _share([sample.finish_reason == "length" for sample in self._samples])
+
+    @property
+    def no_answer(self) -> float:
+        """Share of completions in which the grader found no answer; ungradable ones are not among them."""
+        return _share([s.verdict.correct is False and s.verdict.extracted is None for s in self._samples])
+
+    @property
+    def ungradable(self) -> int:
+        """Number of completions without a verdict; they count as wrong in `accuracy`."""
+        return sum(sample.verdict.correct is None for sample in self._samples)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated."""
+        return sum(sample.tokens for sample in self._samples)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens per completion."""
+        return self.tokens / len(self._samples)
+
+
+def macro_average(results: Sequence[BenchmarkResult]) -> Interval:
+    """Unweighted mean of the accuracies of several benchmarks, with its 95% interval for new questions."""
+    return average([result.interval for result in results])
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)

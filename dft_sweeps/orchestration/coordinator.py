@@ -1,0 +1,269 @@
+"""The coordinator of a sweep: trials on Ray Tune, checkpoints to the evaluation pool, every number to MLflow.
+
+It runs in the driver process and is the only writer of the sweep's MLflow runs. Its state is what MLflow and the
+trials' files hold: a coordinator that died is replaced by running the sweep again, which takes up what is there.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from dft_sweeps.evaluation.grading import GraderPool
+from dft_sweeps.evaluation.store import EvaluationStore
+from dft_sweeps.orchestration.evaluations import EnginePool, Evaluated, Evaluations
+from dft_sweeps.orchestration.mailbox import CheckpointWritten, Event, StepRow, StepRows, TrialStarted, start_mailbox
+from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
+from dft_sweeps.orchestration.trial import TrialJob, drive_trial
+from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.tracking.writer import Ended
+
+POLL_S = 0.5
+PROGRESS_EVERY_S = 4.0
+
+
+@dataclass(frozen=True)
+class TrainingEnded:
+    training_id: str
+    error: str | None
+
+
+@dataclass
+class TrialState:
+    """How far a trial is."""
+
+    prepared: PreparedTrial
+    trained: bool = False
+    unevaluated: set[int] = field(default_factory=set)
+    """Steps whose evaluation has not landed."""
+    error: str | None = None
+    ended: bool = False
+    last_accuracy: str = ""
+    started_at: float = 0.0
+    shown_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep did."""
+
+    finished: int
+    """Trials it finished."""
+    reused: int
+    """Trials that were finished before."""
+    failed: dict[str, str]
+    """Trial name to reason."""
+
+
+class Coordinator:
+    """Runs the trials of one sweep that are not done.
+
+    Args:
+        say: takes a topic and a line of progress.
+    """
+
+    def __init__(
+        self, prepared: PreparedSweep, runs: TrialRuns, storage: Path, say: Callable[[str, str], None]
+    ) -> None:
+        self._prepared, self._runs, self._storage, self._say = prepared, runs, storage, say
+        self._states = {
+            trial.training_id: TrialState(trial) for trial in prepared.trials if not runs.is_complete(trial)
+        }
+        self._training_ended: queue.SimpleQueue[TrainingEnded] = queue.SimpleQueue()
+
+    @property
+    def done(self) -> int:
+        """Trials that are finished already, with every point this sweep asks for."""
+        return len(self._prepared.trials) - len(self._states)
+
+    @property
+    def anything_to_do(self) -> bool:
+        return bool(self._states)
+
+    def run(self, pool: EnginePool, concurrent: int) -> Outcome:
+        """Trains and evaluates what is missing, `concurrent` trials at a time. Leaves no run in RUNNING, however it
+        ends."""
+        status: Ended = "KILLED"
+        self._runs.begin()
+        try:
+            with GraderPool() as graders:
+                evaluations = Evaluations(
+                    self._prepared,
+                    EvaluationStore(self._storage),
+                    pool,
+                    graders,
+                    lambda message: self._say("evaluate", message),
+                )
+                try:
+                    self._take_up(evaluations, concurrent)
+                finally:
+                    evaluations.close()
+            failed = {state.prepared.trial.name: state.error for state in self._states.values() if state.error}
+            status = "FAILED" if failed else "FINISHED"
+            return Outcome(len(self._states) - len(failed), self.done, failed)
+        finally:
+            self._runs.close(status)
+
+    def _take_up(self, evaluations: Evaluations, concurrent: int) -> None:
+        untrained = []
+        for state in self._states.values():
+            self._runs.open(state.prepared)
+            state.unevaluated = set(state.prepared.evaluated_steps)
+            if not self._replay(state, evaluations):
+                untrained.append(state.prepared)
+        mailbox = start_mailbox()
+        if untrained:
+            jobs = {trial.training_id: self._job(trial) for trial in untrained}
+            threading.Thread(target=self._train, args=(jobs, mailbox, concurrent), name="tune", daemon=True).start()
+        while any(not state.ended for state in self._states.values()):
+            for event in ray.get(mailbox.take.remote(POLL_S)):
+                self._handle(event, evaluations)
+            self._drain(evaluations)
+            for state in self._states.values():
+                self._settle(state)
+
+    def _replay(self, state: TrialState, evaluations: Evaluations) -> bool:
+        """Takes up a trial whose training ended before from its files; False if it must train."""
+        files = TrialFiles(self._storage, state.prepared.training_id)
+        checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
+        whole = all(Path(c.directory).is_dir() for c in checkpoints.values())
+        if not (files.finished and whole and state.unevaluated <= checkpoints.keys()):
+            return False
+        self._runs.log_steps(state.prepared.training_id, files.rows())
+        state.trained = True
+        for step in sorted(state.unevaluated):
+            evaluations.submit(state.prepared.training_id, checkpoints[step], state.prepared.trial.spec.evaluation)
+        return True
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def _job(self, trial: PreparedTrial) -> TrialJob:
+        data_file = self._storage / "encoded" / f"{trial.data_digest}.npz"
+        if not data_file.exists():
+            trial.data.save(data_file)
+        return TrialJob(
+            training_id=trial.training_id,
+            attempt=uuid.uuid4().hex[:8],
+            spec=trial.trial.spec,
+            execution=self._prepared.sweep.spec.execution,
+            storage=str(self._storage),
+            model_directory=str(self._prepared.model.directory),
+            base_digest=self._prepared.model.weights_digest,
+            data_file=str(data_file),
+            evaluated_steps=trial.evaluated_steps,
+        )
+
+    def _train(self, jobs: dict[str, TrialJob], mailbox: ray.actor.ActorHandle, concurrent: int) -> None:
+        """Runs Tune to its end, in a thread of its own so that the main thread gets Ctrl-C."""
+        trainable = tune.with_resources(tune.with_parameters(drive_trial, jobs=jobs, mailbox=mailbox), {"cpu": 0.01})
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"training_id": tune.grid_search(list(jobs))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=f"{self._prepared.sweep_id}-{uuid.uuid4().hex[:8]}",
+                storage_path=str(self._storage / "ray" / "tune"),
+                verbose=0,
+                callbacks=[_Ends(self._training_ended)],
+            ),
+        )
+        try:
+            tuner.fit()
+        except Exception as error:  # reported for every trial that has not ended; the main thread decides what follows
+            for training_id in jobs:
+                self._training_ended.put(TrainingEnded(training_id, f"Ray Tune failed: {error}"))
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event, evaluations: Evaluations) -> None:
+        state = self._states[event.training_id]
+        name = state.prepared.trial.name
+        if isinstance(event, TrialStarted):
+            state.started_at = time.monotonic()
+            self._say("train", f"{name}: started, {event.seconds:.0f} s after its driver")
+        elif isinstance(event, StepRows):
+            self._runs.log_steps(event.training_id, list(event.rows))
+            if time.monotonic() - state.shown_at > PROGRESS_EVERY_S:
+                state.shown_at = time.monotonic()
+                self._say("train", f"{name}: {self._progress(state, event.rows[-1])}")
+        elif isinstance(event, CheckpointWritten):
+            evaluations.submit(event.training_id, event.checkpoint, state.prepared.trial.spec.evaluation)
+
+    def _progress(self, state: TrialState, row: StepRow) -> str:
+        metrics = row.metrics
+        return (
+            f"step {row.step}/{state.prepared.facts.steps}  objective {metrics['train/objective']:.4f}  "
+            f"nll {metrics['train/nll']:.4f}  {metrics['train/tokens_per_second']:,.0f} tokens/s"
+            + (f"  last accuracy {state.last_accuracy}" if state.last_accuracy else "")
+        )
+
+    def _drain(self, evaluations: Evaluations) -> None:
+        while not evaluations.landed.empty():
+            self._landed(evaluations.landed.get())
+        while not self._training_ended.empty():
+            ended = self._training_ended.get()
+            state = self._states[ended.training_id]
+            if not state.ended and not state.trained:
+                state.trained = True
+                if ended.error:
+                    state.error = ended.error
+
+    def _landed(self, evaluated: Evaluated) -> None:
+        state = self._states[evaluated.training_id]
+        state.unevaluated.discard(evaluated.step)
+        name = state.prepared.trial.name
+        if evaluated.error:
+            state.error = f"step {evaluated.step}: {evaluated.error}"
+            self._say("evaluate", f"{name}: step {evaluated.step} failed: {evaluated.error}")
+            return
+        summary = self._runs.log_evaluation(state.prepared, evaluated)
+        state.last_accuracy = f"{summary} (step {evaluated.step})"
+        took = f"in {evaluated.seconds:.0f} s" if evaluated.seconds else "from the store"
+        self._say("evaluate", f"{name}: step {evaluated.step}  {summary}  {took}")
+
+    def _settle(self, state: TrialState) -> None:
+        """Ends a trial once nothing of it is outstanding, or once training failed."""
+        if state.ended or not state.trained or (state.unevaluated and not state.error):
+            return
+        state.ended = True
+        name = state.prepared.trial.name
+        self._runs.finish(state.prepared.training_id, "FAILED" if state.error else "FINISHED")
+        if state.error:
+            self._say("trial", f"{name}: FAILED: {state.error}")
+        else:
+            took = f" after {time.monotonic() - state.started_at:.0f} s" if state.started_at else ""
+            self._say("trial", f"{name}: finished{took}")
+
+
+class _Ends(tune.Callback):
+    """Tells the coordinator when Tune sees a trial end. Called in Tune's thread."""
+
+    def __init__(self, ended: queue.SimpleQueue[TrainingEnded]) -> None:
+        self._ended = ended
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended.put(TrainingEnded(trial.config["training_id"], None))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended.put(TrainingEnded(trial.config["training_id"], root_cause(trial.get_error())))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_ended": None}  # Tune saves callbacks with its state; the queue lives in this process only
+
+
+def root_cause(error: BaseException | None) -> str:
+    """The innermost reason of an error that Ray has wrapped, in one line."""
+    while error is not None and (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = inner
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

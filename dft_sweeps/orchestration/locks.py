@@ -1,0 +1,37 @@
+"""One coordinator per trial and storage: locks that end with the process that holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from dft_sweeps.spec.errors import SpecError
+
+
+@contextlib.contextmanager
+def trial_locks(storage: Path, training_ids: Iterable[str]) -> Iterator[None]:
+    """Holds the locks of these trials for the block.
+
+    Raises:
+        SpecError: another process on this machine is running one of them.
+    """
+    directory = storage / "trials"
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        for training_id in training_ids:
+            file = held.enter_context((directory / f"{training_id}.lock").open("a+"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise SpecError(
+                    f"trial {training_id} is being run by process {file.read().strip() or 'unknown'}; "
+                    "wait for it, or give another --storage"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield

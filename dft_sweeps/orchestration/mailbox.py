@@ -1,0 +1,80 @@
+"""The mailbox of a sweep: a small actor through which trials tell the coordinator what happened.
+
+Events wait in memory. A mailbox that dies takes unread events with it; the files a trial writes beside its
+checkpoints (`dft_sweeps.orchestration.trial_files`) hold the same facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import ray
+
+from dft_sweeps.evaluation.generator import Canary
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """Metrics of one optimizer step."""
+
+    step: int
+    timestamp_ms: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StepRows:
+    training_id: str
+    rows: tuple[StepRow, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights due for evaluation: those after `step` optimizer steps, in a model directory."""
+
+    step: int
+    directory: str
+    weights_digest: str
+    canary: Canary
+
+
+@dataclass(frozen=True)
+class CheckpointWritten:
+    training_id: str
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """The trial's worker runs its first line; `seconds` since its driver was started."""
+
+    training_id: str
+    seconds: float
+
+
+Event = StepRows | CheckpointWritten | TrialStarted
+
+
+class Mailbox:
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._arrived = asyncio.Event()
+
+    async def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._arrived.set()
+
+    async def take(self, timeout_s: float) -> list[Event]:
+        """All events since the last call, in order of arrival; waits up to `timeout_s` for the first."""
+        try:
+            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+        except TimeoutError:
+            return []
+        self._arrived.clear()
+        events, self._events = self._events, []
+        return events
+
+
+def start_mailbox() -> ray.actor.ActorHandle:
+    return ray.remote(Mailbox).options(num_cpus=0).remote()

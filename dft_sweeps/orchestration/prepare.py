@@ -1,0 +1,150 @@
+"""Everything that can be known about a sweep before anything starts: models, data, benchmarks, ids.
+
+All that a spec names is read and checked here, so that a mistake in it costs one message and no run. What trials of a
+sweep share is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dft_sweeps.data.encode import EncodedData, encode
+from dft_sweeps.data.sources import Demonstrations, load_demonstrations
+from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark
+from dft_sweeps.evaluation.evaluate import check_lengths
+from dft_sweeps.evaluation.prompts import template_digest
+from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.spec.identity import ContentDigests, digest, sweep_id, training_id
+from dft_sweeps.spec.load import Sweep, Trial
+from dft_sweeps.spec.models import BenchmarkSpec, DataSpec, ModelSpec, Source
+from dft_sweeps.spec.plan import TrialFacts
+from dft_sweeps.training.model_files import ModelFiles, inspect_model, resolve_model
+from dft_sweeps.training.order import total_steps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PreparedTrial:
+    trial: Trial
+    facts: TrialFacts
+    data: EncodedData
+    data_digest: str
+    """Identity of the encoded samples."""
+
+    @property
+    def training_id(self) -> str:
+        return self.facts.training_id
+
+    @property
+    def evaluated_steps(self) -> tuple[int, ...]:
+        return self.trial.spec.evaluation.due(self.facts.steps)
+
+
+@dataclass(frozen=True)
+class PreparedSweep:
+    sweep: Sweep
+    sweep_id: str
+    model: ModelFiles
+    tokenizer: PreTrainedTokenizerBase
+    template_digest: str
+    trials: tuple[PreparedTrial, ...]
+    benchmarks: dict[str, Benchmark]
+    """Every benchmark of the sweep by name."""
+
+
+def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: None) -> PreparedSweep:
+    """Reads and checks whatever the spec names.
+
+    Raises:
+        SpecError: a model, data or benchmark that is not there or not as the spec has it.
+    """
+    on_progress("reading the model")
+    with sweep.at("trial", "model", "path"):
+        model = inspect_model(_one_model(sweep))
+        tokenizer = _tokenizer(model.directory)
+        template = template_digest(tokenizer)
+    _check_context(sweep, model)
+    on_progress("reading data and benchmarks")
+    benchmarks = _benchmarks(sweep, tokenizer)
+    read = cache(lambda source: load_demonstrations(source, sweep.directory))
+    encoded = cache(lambda data: encode(read(data.source).rows, data, tokenizer))
+    trials = tuple(_prepare_trial(sweep, trial, model, template, read, encoded, benchmarks) for trial in sweep.trials)
+    evaluation = [trial.trial.spec.evaluation.model_dump(exclude_defaults=True) for trial in trials]
+    ids = [trial.training_id for trial in trials]
+    return PreparedSweep(
+        sweep, sweep_id(sweep.spec.name, ids, evaluation), model, tokenizer, template, trials, benchmarks
+    )
+
+
+def _one_model(sweep: Sweep) -> Path:
+    models: dict[ModelSpec, None] = {
+        ModelSpec(path=trial.spec.model.path, revision=trial.spec.model.revision): None for trial in sweep.trials
+    }
+    if len(models) > 1:
+        paths = ", ".join(sorted(model.path for model in models))
+        raise SpecError(f"the trials of a sweep share one model, for its engines hold one architecture; found {paths}")
+    return resolve_model(next(iter(models)), sweep.directory)
+
+
+def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def _check_context(sweep: Sweep, model: ModelFiles) -> None:
+    checks = [(("pool", "max_model_len"), sweep.spec.pool.max_model_len)]
+    checks += [(("trial", "data", "max_length"), trial.spec.data.max_length) for trial in sweep.trials]
+    for path, length in checks:
+        if length > model.context:
+            raise sweep.document.error(path, f"{length} tokens, but the model's context is {model.context} tokens")
+
+
+def _benchmarks(sweep: Sweep, tokenizer: PreTrainedTokenizerBase) -> dict[str, Benchmark]:
+    load = cache(lambda spec: load_benchmark(spec, sweep.directory))
+    specs: dict[str, BenchmarkSpec] = {}
+    for trial in sweep.trials:
+        for index, spec in enumerate(trial.spec.evaluation.benchmarks):
+            if specs.setdefault(spec.name, spec) != spec:
+                raise SpecError(f"benchmark {spec.name!r} differs between trials: then their accuracies do not compare")
+            with sweep.at("trial", "evaluation", "benchmarks", index):
+                for sampling in trial.spec.evaluation.samplings.values():
+                    check_lengths(load(spec), sampling, tokenizer, sweep.spec.pool.max_model_len)
+    return {name: load(spec) for name, spec in specs.items()}
+
+
+def _prepare_trial(
+    sweep: Sweep,
+    trial: Trial,
+    model: ModelFiles,
+    template: str,
+    read: Callable[[Source], Demonstrations],
+    encoded: Callable[[DataSpec], EncodedData],
+    benchmarks: dict[str, Benchmark],
+) -> PreparedTrial:
+    with sweep.at("trial", "data"):
+        data = encoded(trial.spec.data)
+    with sweep.at("trial", "train", "batch_size"):
+        steps = total_steps(trial.spec.train, len(data.samples))
+    late = [step for step in trial.spec.evaluation.steps if step > steps]
+    if late:
+        place = ("trial", "evaluation", "steps")
+        raise sweep.document.error(place, f"step {late[0]}, but the trial {trial.name!r} ends after step {steps}")
+    content = ContentDigests(model.digest, read(trial.spec.data.source).digest, template)
+    identity = digest([content.data, template, model.digest, trial.spec.data.model_dump(exclude={"source"})])
+    names = [benchmark.name for benchmark in trial.spec.evaluation.benchmarks]
+    facts = TrialFacts(
+        training_id=training_id(trial.spec, content),
+        steps=steps,
+        samples=len(data.samples),
+        overlong=data.overlong,
+        tokens_per_sample=data.tokens / len(data.samples),
+        questions=sum(len(benchmarks[name].questions) for name in names),
+    )
+    return PreparedTrial(trial, facts, data, identity)

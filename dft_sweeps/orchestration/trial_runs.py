@@ -1,0 +1,112 @@
+"""The MLflow runs of a sweep's trials, as the coordinator writes them."""
+
+from __future__ import annotations
+
+import time
+
+from dft_sweeps.evaluation.intervals import Interval
+from dft_sweeps.evaluation.results import BenchmarkResult, macro_average
+from dft_sweeps.orchestration.evaluations import Evaluated
+from dft_sweeps.orchestration.mailbox import StepRow
+from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
+from dft_sweeps.spec.models import EvaluationSpec
+from dft_sweeps.tracking import names
+from dft_sweeps.tracking.params import flatten
+from dft_sweeps.tracking.reader import Reader
+from dft_sweeps.tracking.writer import Ended, MetricRow, Tracker
+
+
+class TrialRuns:
+    """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED."""
+
+    def __init__(self, tracker: Tracker, reader: Reader, prepared: PreparedSweep, provenance: dict[str, str]) -> None:
+        self._tracker, self._reader, self._prepared, self._provenance = tracker, reader, prepared, provenance
+        self._open: dict[str, str] = {}
+        self._parent = ""
+        self._finished = reader.finished_trials(trial.training_id for trial in prepared.trials)
+
+    def begin(self) -> None:
+        """Opens the sweep's own run. The caller holds the locks of its trials, so no coordinator of it is alive."""
+        listed = [
+            {"training_id": trial.training_id, "name": trial.trial.name, "axes": trial.trial.axes}
+            for trial in self._prepared.trials
+        ]
+        sweep = self._prepared.sweep
+        self._tracker.reconcile(self._prepared.sweep_id)
+        self._parent = self._tracker.open_sweep(
+            sweep.spec.name, self._prepared.sweep_id, sweep.resolved_yaml(), listed
+        )
+
+    def is_complete(self, trial: PreparedTrial) -> bool:
+        """Whether a finished run, of any sweep, has every point this sweep asks for."""
+        run_id = self._finished.get(trial.training_id)
+        if run_id is None:
+            return False
+        due = set(trial.evaluated_steps)
+        return all(
+            due <= {step for step, _ in self._reader.curve(run_id, key)}
+            for key in _accuracies(trial.trial.spec.evaluation)
+        )
+
+    def open(self, trial: PreparedTrial) -> None:
+        axes = {f"dft.axis.{path}": str(value) for path, value in trial.trial.axes.items()}
+        self._open[trial.training_id] = self._tracker.open_trial(
+            self._parent,
+            trial.training_id,
+            trial.trial.name,
+            flatten(trial.trial.spec.model_dump(mode="json")),
+            axes | self._provenance,
+        )
+
+    def log_steps(self, training_id: str, rows: list[StepRow]) -> None:
+        self._tracker.log(
+            self._open[training_id],
+            [MetricRow(key, row.step, value, row.timestamp_ms) for row in rows for key, value in row.metrics.items()],
+        )
+
+    def log_evaluation(self, trial: PreparedTrial, evaluated: Evaluated) -> str:
+        """Logs every number of an evaluated checkpoint; returns the averages in words."""
+        now = int(time.time() * 1000)
+        prefixes = names.sampling_prefixes(trial.trial.spec.evaluation.samplings)
+        metrics: dict[str, float] = {}
+        words = []
+        for name, results in evaluated.results.items():
+            for result in results:
+                metrics |= _result_metrics(prefixes[name], result)
+            average = macro_average(results)
+            metrics |= _interval_metrics(prefixes[name], names.AVERAGE, average)
+            words.append(f"{name} {average.mean:.1%} [{average.low:.1%}, {average.high:.1%}]")
+        rows = [MetricRow(key, evaluated.step, value, now) for key, value in metrics.items()]
+        self._tracker.log(self._open[trial.training_id], rows)
+        return ", ".join(words)
+
+    def finish(self, training_id: str, status: Ended) -> None:
+        self._tracker.finish(self._open.pop(training_id), status)
+
+    def close(self, status: Ended) -> None:
+        """Ends the sweep's own run, and whatever trial is still open as KILLED."""
+        for training_id in list(self._open):
+            self.finish(training_id, "KILLED")
+        self._tracker.finish(self._parent, status)
+
+
+def _accuracies(evaluation: EvaluationSpec) -> list[str]:
+    prefixes = names.sampling_prefixes(evaluation.samplings).values()
+    return [names.eval_metric(p, b.name, "accuracy") for p in prefixes for b in evaluation.benchmarks]
+
+
+def _result_metrics(prefix: str, result: BenchmarkResult) -> dict[str, float]:
+    benchmark = result.key.benchmark
+    return _interval_metrics(prefix, benchmark, result.interval) | {
+        names.eval_metric(prefix, benchmark, "truncated"): result.truncated,
+        names.eval_metric(prefix, benchmark, "no_answer"): result.no_answer,
+        names.eval_metric(prefix, benchmark, "ungradable"): float(result.ungradable),
+    }
+
+
+def _interval_metrics(prefix: str, benchmark: str, interval: Interval) -> dict[str, float]:
+    return {
+        names.eval_metric(prefix, benchmark, "accuracy"): interval.mean,
+        names.eval_metric(prefix, benchmark, "ci_low"): interval.low,
+        names.eval_metric(prefix, benchmark, "ci_high"): interval.high,
+    }

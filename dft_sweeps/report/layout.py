@@ -1,0 +1,148 @@
+"""A page of panels: title, rows by the remaining axes, legends beside the panels, notes below.
+
+Drawn without a display and without matplotlib's global state.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dft_sweeps.report.curves import SweepCurves, TrialCurves
+from dft_sweeps.report.style import BASE_COLOUR, BASE_LINE, RC, Styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+PANEL_WIDTH, PANEL_HEIGHT = 3.0, 2.5  # inches, labels included
+NOTE_HEIGHT = 0.17
+MAX_COLUMNS = 3
+ROW_LABEL_CHARACTERS = 24  # along a panel's height
+
+Draw = Callable[["Axes", str, Sequence[TrialCurves], Styles], None]
+
+
+@dataclass(frozen=True)
+class Page:
+    title: str
+    subtitle: str
+    panels: Mapping[str, str]
+    """Key to title of each panel of a row."""
+    y_label: str
+    share_y: Literal["all", "col"]
+    """``all`` panels, or those of a ``col``."""
+    markers: bool
+    """Whether lines carry markers."""
+    base_line: bool
+    """Whether the legend explains a dashed base model."""
+    notes: Sequence[str]
+
+
+def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    styles = Styles(curves)
+    legends = _legends(styles, page)
+    # One row of panels may wrap; several rows are a grid, which may not.
+    wide = min(len(page.panels), MAX_COLUMNS) if len(styles.rows) == 1 else len(page.panels)
+    tall = len(styles.rows) * -(-len(page.panels) // wide)
+    longest = max((len(label) for title, lines in legends for label in (title, *lines)), default=0)
+    side = 0.8 + 0.085 * longest
+    # The subtitle and the bold title need so much; panels take what is over.
+    width = max(
+        0.5 + wide * PANEL_WIDTH + side, 0.4 + 0.085 * len(page.subtitle), 0.4 + 0.13 * len(page.title)
+    )
+    notes = [line for note in page.notes for line in textwrap.wrap(note, int(width * 14))]
+    top, bottom = 0.75, 0.12 + NOTE_HEIGHT * len(notes)
+    height = top + max(tall * PANEL_HEIGHT + 0.35, _legend_height(legends)) + bottom
+    with matplotlib.rc_context(RC):
+        area = (0.1 / width, bottom / height, 1 - (side + 0.2) / width, 1 - (top + bottom) / height)
+        engine = ConstrainedLayoutEngine(rect=area, wspace=0.04, hspace=0.05)
+        figure = Figure(figsize=(width, height), layout=engine)
+        axes = figure.subplots(tall, wide, sharex=True, sharey=page.share_y, squeeze=False)
+        _fill(axes, curves, styles, page, draw)
+        left = 0.15 / width
+        figure.text(left, 1 - 0.13 / height, page.title, fontsize=13, fontweight="bold", va="top")
+        figure.text(left, 1 - 0.41 / height, page.subtitle, fontsize=10.5, color="#333333", va="top")
+        figure.text(
+            left, 0.1 / height, "\n".join(notes), fontsize=8.5, color="#444444", va="bottom", linespacing=1.3
+        )
+        _draw_legends(figure, legends, width - side, height - top)
+    return figure
+
+
+def _fill(axes: Any, curves: SweepCurves, styles: Styles, page: Page, draw: Draw) -> None:
+    wide = axes.shape[1]
+    cells = [(row, key) for row in styles.rows for key in page.panels]
+    for index, (row, key) in enumerate(cells):
+        ax = axes[index // wide, index % wide]
+        draw(ax, key, [trial for trial in curves.trials if styles.row_of(trial) == row], styles)
+        if len(styles.rows) == 1 or row == styles.rows[0]:
+            ax.set_title(page.panels[key], loc="left")
+        if index % wide == 0:
+            ax.set_ylabel(page.y_label)
+            _label_row(ax, row)
+        if index + wide >= len(cells):
+            ax.set_xlabel("optimizer step")
+            ax.tick_params(labelbottom=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, nbins=6, min_n_ticks=1)
+        if ax.dataLim.width < 1:  # nothing beyond one step, perhaps nothing at all
+            ax.set_xlim(-1, 1)
+    for unused in axes.flat[len(cells) :]:
+        unused.set_axis_off()
+
+
+def _label_row(ax: Axes, row: str) -> None:
+    ax.annotate(
+        "\n".join(textwrap.fill(line, ROW_LABEL_CHARACTERS) for line in row.splitlines()),
+        xy=(0, 0.5),
+        xycoords="axes fraction",
+        xytext=(-46, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="center",
+        multialignment="center",
+        fontweight="bold",
+    )
+
+
+def _legends(styles: Styles, page: Page) -> list[tuple[str, dict[str, Line2D]]]:
+    from matplotlib.lines import Line2D
+
+    found = styles.legends(page.markers)
+    if page.base_line:
+        found.append(("reference", {"base model": Line2D([], [], color=BASE_COLOUR, **BASE_LINE)}))
+    return found
+
+
+def _draw_legends(
+    figure: Figure, legends: Sequence[tuple[str, dict[str, Line2D]]], left: float, top: float
+) -> None:
+    """One below the other, from (`left`, `top`) in inches downwards."""
+    width, height = figure.get_size_inches()
+    for title, lines in legends:
+        legend = figure.legend(
+            list(lines.values()),
+            list(lines),
+            title=title,
+            title_fontproperties={"weight": "bold"},
+            alignment="left",
+            loc="upper left",
+            bbox_to_anchor=(left / width, top / height),
+            borderaxespad=0,
+            handlelength=2.6,
+        )
+        legend.set_in_layout(False)
+        top -= _legend_height([(title, lines)])
+
+
+def _legend_height(legends: Sequence[tuple[str, dict[str, Line2D]]]) -> float:
+    """Inches."""
+    return sum(0.42 + 0.215 * len(lines) for _, lines in legends)

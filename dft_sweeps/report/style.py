@@ -1,0 +1,98 @@
+"""How the axes of a sweep show in figures: the first by colour, the second by line, the others by row."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dft_sweeps.report.curves import SweepCurves, TrialCurves, axis_title
+
+if TYPE_CHECKING:
+    from matplotlib.lines import Line2D
+
+# Okabe and Ito's palette, told apart by colour-blind readers; the yellow is left out, being faint on white.
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_FIXED_COLOURS = {"dft": "#0072B2", "sft": "#D55E00"}
+_LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-", "v"), ("--", "P"), (":", "X"), ("-.", "<"))
+BASE_COLOUR = "#555555"
+BASE_LINE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 1.2}
+
+RC: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, and edited for a paper
+    "svg.hashsalt": "dft-sweeps",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    line: str
+    marker: str
+
+
+class Styles:
+    """The looks of a sweep's trials. An axis keeps its values' looks over all figures of the sweep."""
+
+    def __init__(self, curves: SweepCurves) -> None:
+        self._axes = curves.axes[:2]
+        self._row_axes = curves.axes[2:]
+        levels = [curves.levels(axis) for axis in self._axes]
+        self._colours = _colours(levels[0]) if levels else {}
+        self._lines = dict(zip(levels[1], itertools.cycle(_LINES), strict=False)) if len(levels) > 1 else {}
+        self.rows = self._rows(curves)
+
+    def look(self, trial: TrialCurves) -> Look:
+        values = [trial.values[axis] for axis in self._axes]
+        colour = self._colours[values[0]] if values else _PALETTE[0]
+        line, marker = self._lines[values[1]] if len(values) > 1 else _LINES[0]
+        return Look(colour, line, marker)
+
+    def row_of(self, trial: TrialCurves) -> str:
+        """The row of panels a trial is drawn in, as its label says it; empty where there is one row."""
+        return "\n".join(f"{axis_title(axis)}: {trial.values[axis]}" for axis in self._row_axes)
+
+    def legends(self, markers: bool) -> list[tuple[str, dict[str, Line2D]]]:
+        """Per axis shown in a panel: its title, and the line that stands for each of its values."""
+        from matplotlib.lines import Line2D
+
+        found = []
+        looks_of: tuple[dict[str, Any], ...] = (self._colours, self._lines)
+        for axis, looks in zip(self._axes, looks_of, strict=False):
+            lines = {}
+            for value, look in looks.items():
+                if isinstance(look, str):
+                    lines[value] = Line2D([], [], color=look, linewidth=4)
+                else:
+                    marker = look[1] if markers else ""
+                    lines[value] = Line2D([], [], color="#222222", linestyle=look[0], marker=marker)
+            found.append((axis_title(axis), lines))
+        return found
+
+    def _rows(self, curves: SweepCurves) -> list[str]:
+        grid = itertools.product(*(curves.levels(axis) for axis in self._row_axes))
+        order = {values: index for index, values in enumerate(grid)}
+        trials = sorted(
+            curves.trials, key=lambda trial: order[tuple(trial.values[axis] for axis in self._row_axes)]
+        )
+        return list(dict.fromkeys(self.row_of(trial) for trial in trials))
+
+
+def _colours(levels: Sequence[str]) -> dict[str, str]:
+    fixed = {level: _FIXED_COLOURS[level] for level in levels if level in _FIXED_COLOURS}
+    free = itertools.cycle(colour for colour in _PALETTE if colour not in fixed.values())
+    return {level: fixed.get(level) or next(free) for level in levels}

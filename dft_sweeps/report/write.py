@@ -1,0 +1,36 @@
+"""Writes a sweep's tables and figures to a folder. Files of an earlier report are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dft_sweeps.report import figures, tables
+from dft_sweeps.report.curves import SweepCurves
+
+
+def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -> list[Path]:
+    """Tables of `benchmarks` (``average`` may be one) as Markdown, all measurements as CSV, and the figures.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = [*curves.accuracy_notes, *curves.notes]
+    parts = [
+        tables.markdown(tables.accuracy_table(curves, sampling, benchmark), notes)
+        for sampling in curves.samplings
+        for benchmark in benchmarks
+    ]
+    (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
+    (folder / "accuracy.csv").write_text(tables.csv_text(curves), encoding="utf-8")
+    written = [folder / "tables.md", folder / "accuracy.csv"]
+    drawn = {
+        f"accuracy_{sampling.name}": figures.accuracy_figure(curves, sampling)
+        for sampling in curves.samplings
+    }
+    drawn["training"] = figures.training_figure(curves)
+    for name, figure in drawn.items():
+        if figure is not None:
+            written += figures.save(figure, folder / name)
+    return written

@@ -1,0 +1,110 @@
+"""The three ids. Each is a hash of canonical content and refuses values without a stable serialisation.
+
+- `training_id`: the mathematical trial and its seeds, with digests of the model's, data's and template's content.
+- `evaluation_id`: weights x benchmark x template x sampling.
+- `grade_id`: an evaluation and the version of its grader.
+
+World size, micro-batches, threads and hardware change bits but not the mathematics, so they are no part of an id. A
+field enters a hash only when it is not at its default, so that a field added later leaves old ids alone; golden ids in
+the tests guard that, and guard the defaults themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dft_sweeps.spec.models import SamplingSpec, TrialSpec
+
+ID_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class ContentDigests:
+    """What the names in a trial stand for, as hashes of content."""
+
+    model: str
+    """Weights, configuration and tokenizer of the initial policy (for a hub model, id and commit)."""
+    data: str
+    """The demonstrations, before any template."""
+    template: str
+    """The chat template that turns a demonstration into tokens."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no blanks, and one spelling for every value.
+
+    Raises:
+        TypeError: `value` holds something without a stable serialisation (a set, an object, NaN, a non-string key).
+    """
+    return json.dumps(_canonical(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _canonical(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{path}: {value} has no stable serialisation")
+        # 3e-4 and 0.0003, 1 and 1.0 are the same number and must give the same id.
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if isinstance(value, list | tuple):
+        return [_canonical(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{path}: key {key!r} is not a string")
+        return {key: _canonical(item, f"{path}.{key}") for key, item in value.items()}
+    raise TypeError(f"{path}: a {type(value).__name__} has no stable serialisation")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`, as hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _id(prefix: str, value: Any) -> str:
+    return f"{prefix}-{digest(value)[:ID_LENGTH]}"
+
+
+def training_id(trial: TrialSpec, content: ContentDigests) -> str:
+    """Id of the mathematical trial: what is trained, on what, how, from which seed. E.g. ``t-0123456789abcdef``."""
+    data = trial.data.model_dump(exclude_defaults=True)
+    del data["source"]  # the content digest stands for it: a moved or renamed file is the same data
+    return _id(
+        "t",
+        {
+            "content": {"model": content.model, "data": content.data, "template": content.template},
+            "model": trial.model.model_dump(exclude_defaults=True, exclude={"path", "revision"}),
+            "data": data,
+            "train": trial.train.model_dump(exclude_defaults=True),
+        },
+    )
+
+
+def evaluation_id(weights_digest: str, benchmark_digest: str, template_digest: str, sampling: SamplingSpec) -> str:
+    """Id of the completions of one checkpoint on one benchmark. E.g. ``e-0123456789abcdef``."""
+    return _id(
+        "e",
+        {
+            "weights": weights_digest,
+            "benchmark": benchmark_digest,
+            "template": template_digest,
+            "sampling": sampling.model_dump(exclude_defaults=True),
+        },
+    )
+
+
+def grade_id(evaluation: str, grader: str) -> str:
+    """Id of the verdicts of one grader (``name/version``) on one evaluation. E.g. ``g-0123456789abcdef``."""
+    return _id("g", {"evaluation": evaluation, "grader": grader})
+
+
+def sweep_id(name: str, training_ids: list[str], evaluation: Any) -> str:
+    """Id of a sweep: its name, the trials in it and what is measured. E.g. ``s-0123456789abcdef``."""
+    return _id("s", {"name": name, "trials": sorted(training_ids), "evaluation": evaluation})

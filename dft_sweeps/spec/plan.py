@@ -1,0 +1,128 @@
+"""The plan of a sweep: what each trial costs and which are done, as a pure function of trials and facts.
+
+Outer layers gather the facts (token counts, what MLflow holds, what the cluster has); nothing here looks anything up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dft_sweeps.spec.load import Trial
+from dft_sweeps.spec.models import ExecutionSpec, PoolSpec
+
+
+@dataclass(frozen=True)
+class TrialFacts:
+    """What is known of a trial once its model, data and benchmarks were read."""
+
+    training_id: str
+    steps: int
+    samples: int
+    """Samples to train on."""
+    overlong: int
+    """Samples left out because they are longer than `data.max_length`."""
+    tokens_per_sample: float
+    questions: int
+    """Questions of all benchmarks together."""
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trial of the plan."""
+
+    training_id: str
+    name: str
+    axes: dict[str, Any]
+    batch_size: int
+    steps: int
+    tokens: int
+    """Tokens it trains on."""
+    epochs: float
+    overlong: int
+    evaluated_steps: tuple[int, ...]
+    completions: int
+    """Completions generated to evaluate it; step 0 is shared by all trials and counted once, in the plan's total."""
+    done: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    cells: tuple[Cell, ...]
+    concurrent_trials: int
+    """Trials at a time; 0 when the cluster cannot hold the engines and one trial."""
+    missing: str
+    """Which resource the cluster lacks; empty when the sweep fits."""
+    base_completions: int
+    """Completions generated to evaluate the base model, once for the sweep."""
+
+    @property
+    def to_run(self) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if not cell.done)
+
+
+def make_plan(
+    trials: Sequence[Trial],
+    facts: Mapping[str, TrialFacts],
+    done: frozenset[str],
+    execution: ExecutionSpec,
+    pool: PoolSpec,
+    cluster: ClusterFacts,
+) -> Plan:
+    """Args: `facts` by trial name; `done` holds the training ids that are finished; `cluster` is all it ever has."""
+    cells = tuple(_cell(trial, facts[trial.name], done) for trial in trials)
+    concurrent, missing = placement(execution, pool, cluster)
+    base = max(_completions_per_step(trial, facts[trial.name]) for trial in trials)
+    return Plan(cells, min(concurrent, len(trials)), missing, base)
+
+
+def _completions_per_step(trial: Trial, facts: TrialFacts) -> int:
+    return facts.questions * sum(sampling.samples for sampling in trial.spec.evaluation.samplings.values())
+
+
+def _cell(trial: Trial, facts: TrialFacts, done: frozenset[str]) -> Cell:
+    train = trial.spec.train
+    samples = facts.steps * train.batch_size
+    evaluated = trial.spec.evaluation.due(facts.steps)
+    return Cell(
+        training_id=facts.training_id,
+        name=trial.name,
+        axes=trial.axes,
+        batch_size=train.batch_size,
+        steps=facts.steps,
+        tokens=round(samples * facts.tokens_per_sample),
+        epochs=samples / facts.samples,
+        overlong=facts.overlong,
+        evaluated_steps=evaluated,
+        completions=(len(evaluated) - 1) * _completions_per_step(trial, facts),
+        done=facts.training_id in done,
+    )
+
+
+def placement(execution: ExecutionSpec, pool: PoolSpec, cluster: ClusterFacts) -> tuple[int, str]:
+    """How many trials run at a time beside the engines, and what is missing if that is none.
+
+    Engines come first: a checkpoint that waits for an engine holds its trial's curve back for ever.
+    """
+    counts = []
+    for kind, has, per_engine, per_worker in (
+        ("CPU", cluster.cpus, pool.cpus_per_engine, execution.cpus_per_worker),
+        ("GPU", cluster.gpus, pool.gpus_per_engine, execution.gpus_per_worker),
+    ):
+        engines, trial = pool.replicas * per_engine, execution.workers * per_worker
+        if engines + trial > has:
+            return 0, (
+                f"the cluster has {has:g} {kind}s; {pool.replicas} engines x {per_engine} and one trial of "
+                f"{execution.workers} workers x {per_worker} need {engines + trial}"
+            )
+        if trial:
+            counts.append(int((has - engines) // trial))
+    limit = execution.max_concurrent_trials
+    return min([*counts, *([limit] if limit else [])]), ""

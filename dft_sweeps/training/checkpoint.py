@@ -1,0 +1,62 @@
+"""Checkpoints: a model directory that transformers and vLLM load, with the canary that proves an engine loaded it.
+
+A checkpoint is written beside its place and renamed into it, so a directory under its final name is always whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+
+from dft_sweeps.data.encode import Sample
+from dft_sweeps.data.packing import micro_batches
+from dft_sweeps.evaluation.generator import Canary
+from dft_sweeps.training.model_files import weights_digest
+from dft_sweeps.training.policy import Policy, target_logprobs
+from dft_sweeps.training.sharding import Ranks
+
+CANARY_FILE = "canary.json"
+_CANARY_PROMPTS, _CANARY_LENGTH = 4, 48
+
+
+def make_canary(policy: Policy, samples: Sequence[Sample]) -> Canary:
+    """The policy's log-probabilities of the first few samples' first tokens. Collective under sharding."""
+    prompts = [Sample(sample.ids[:_CANARY_LENGTH], 1) for sample in samples[:_CANARY_PROMPTS]]
+    rows = [
+        target_logprobs(policy, batch).tolist()
+        for prompt in prompts
+        for batch in micro_batches([prompt], _CANARY_LENGTH, _CANARY_LENGTH)
+    ]
+    return Canary(tuple(prompt.ids for prompt in prompts), tuple(map(tuple, rows)))
+
+
+def save_checkpoint(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, canary: Canary, directory: Path, ranks: Ranks
+) -> str:
+    """Writes a checkpoint to `directory` and gives its weights digest. Collective; rank 0 writes.
+
+    A checkpoint already there under the same name is replaced. Other ranks return an empty digest.
+    """
+    state = ranks.full_state(policy)
+    if ranks.rank != 0:
+        return ""
+    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    policy.model.config.save_pretrained(partial)
+    if policy.model.generation_config is not None:
+        policy.model.generation_config.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    tied = set(policy.model.all_tied_weights_keys)
+    weights = {name: tensor.contiguous() for name, tensor in sorted(state.items()) if name not in tied}
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    canary.save(partial / CANARY_FILE)
+    digest = weights_digest(partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+    return digest

@@ -1,0 +1,183 @@
+"""A model as files: finding its directory, hashing what it is, and telling early whether it will load.
+
+Nothing here reads weights into memory: names and shapes come from the headers of the safetensors files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.spec.models import ModelSpec
+
+EMBEDDED = Path(__file__).parent.parent / "data" / "base_model"
+"""The base policy shipped with the package."""
+
+_BLOCK = 1 << 22
+_UNSUPPORTED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings of some architectures that change logits after the output matrix; the head does not apply them."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    directory: Path
+    weights_digest: str
+    digest: str
+    """Weights, configuration and tokenizer together."""
+    parameters: int
+    vocabulary: int
+    context: int
+    """Longest sequence of tokens the model was made for."""
+
+
+def resolve_model(model: ModelSpec, base_directory: Path) -> Path:
+    """The local directory of a model: embedded, a directory (relative to `base_directory`), or fetched from the hub.
+
+    Raises:
+        SpecError: no such directory, or the hub has no such model or cannot be reached.
+    """
+    if model.path == "embedded":
+        return EMBEDDED
+    local = base_directory / Path(model.path).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists():
+        raise SpecError(f"model {model.path!r} is a file; give the directory that holds config.json")
+    if model.path.startswith((".", "/", "~")) or model.path.count("/") > 1:
+        raise SpecError(f"no model directory {local}")
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        fetched = huggingface_hub.snapshot_download(
+            model.path,
+            revision=model.revision,
+            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+        )
+    except (OSError, HFValidationError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError(f"no directory {local}, and the hub does not give model {model.path!r}: {reason}") from error
+    return Path(fetched)
+
+
+def tensor_headers(directory: Path) -> dict[str, tuple[Path, dict[str, Any], int]]:
+    """For each tensor of a model directory: its file, its header (dtype, shape, data_offsets) and where data starts.
+
+    Raises:
+        SpecError: no safetensors files, or one that is truncated or not safetensors.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise SpecError(f"{directory}: no safetensors files; other weight formats are not read")
+    tensors: dict[str, tuple[Path, dict[str, Any], int]] = {}
+    for file in files:
+        header, start = _header(file)
+        for name, entry in header.items():
+            if name in tensors:
+                raise SpecError(f"{directory}: tensor {name!r} is in two files")
+            tensors[name] = (file, entry, start)
+    return tensors
+
+
+def _header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        try:
+            if not 2 <= length <= 100_000_000:
+                raise ValueError("bad header length")
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise SpecError(f"{file}: not a safetensors file, or truncated ({error})") from error
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if file.stat().st_size != 8 + length + end:
+        raise SpecError(f"{file}: truncated; {file.stat().st_size} bytes, its header says {8 + length + end}")
+    return header, 8 + length
+
+
+def weights_digest(directory: Path) -> str:
+    """SHA-256 over every tensor's name, dtype, shape and bytes; the same however they are split over files."""
+    total = hashlib.sha256()
+    for name, (file, entry, start) in sorted(tensor_headers(directory).items()):
+        total.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+        begin, end = entry["data_offsets"]
+        with file.open("rb") as stream:
+            stream.seek(start + begin)
+            left = end - begin
+            while left:
+                block = stream.read(min(_BLOCK, left))
+                total.update(block)
+                left -= len(block)
+    return total.hexdigest()
+
+
+def inspect_model(directory: Path) -> ModelFiles:
+    """Checks that a model directory will load and train here, without loading it.
+
+    Raises:
+        SpecError: a missing or unknown configuration, an architecture without a causal language model, weights that
+            do not fit it, a tokenizer that does not fit, or a head that this package does not compute exactly.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if not (directory / "config.json").is_file():
+        raise SpecError(f"{directory}: no config.json, so this is no model directory")
+    try:
+        config = AutoConfig.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpecError(f"{directory}: the model does not load: {' '.join(str(error).split())[:300]}") from error
+    refuse_unsupported_head(model, str(directory))
+    headers = tensor_headers(directory)
+    _check_shapes(directory, model, {name: tuple(entry["shape"]) for name, (_, entry, _) in headers.items()})
+    if len(tokenizer) > config.vocab_size:
+        raise SpecError(f"{directory}: the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+    weights = weights_digest(directory)
+    return ModelFiles(
+        directory=directory,
+        weights_digest=weights,
+        digest=_model_digest(directory, weights),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocabulary=config.vocab_size,
+        context=config.max_position_embeddings,
+    )
+
+
+def refuse_unsupported_head(model: Any, where: str) -> None:
+    """Raises SpecError, by name, on output heads that are not a plain matrix product."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise SpecError(f"{where}: its output head has a bias, which is not supported")
+    for name in _UNSUPPORTED:
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise SpecError(f"{where}: its configuration sets {name}, which is not supported")
+
+
+def _check_shapes(directory: Path, model: Any, stored: dict[str, tuple[int, ...]]) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(model.all_tied_weights_keys)
+    missing = sorted(wanted.keys() - stored.keys() - tied)
+    unknown = sorted(stored.keys() - wanted.keys())
+    wrong = sorted(name for name in wanted.keys() & stored.keys() if wanted[name] != stored[name])
+    for names, what in ((missing, "lacks"), (unknown, "has the unknown"), (wrong, "has the wrong shape of")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise SpecError(f"{directory}: its weights do not fit its config.json: it {what} {names[0]!r}{more}")
+
+
+def _model_digest(directory: Path, weights: str) -> str:
+    total = hashlib.sha256(weights.encode())
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"):
+        file = directory / name
+        if file.is_file():
+            total.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()

@@ -1,0 +1,38 @@
+"""AdamW and the learning rate of each step, as the spec has them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from dft_sweeps.spec.models import ScheduleSpec, TrainSpec
+
+
+def adamw(policy: nn.Module, train: TrainSpec) -> torch.optim.AdamW:
+    """AdamW over all parameters, weight decay included on every one of them, as in the published recipe."""
+    settings = train.optimizer
+    return torch.optim.AdamW(
+        policy.parameters(),
+        lr=train.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        foreach=True,
+    )
+
+
+def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) -> float:
+    """Learning rate of optimizer step `step`, counted from 1 to `steps`.
+
+    Linear warm-up over the first ``warmup_ratio * steps`` steps, reaching `peak` on the last of them; then constant,
+    or a cosine that would reach zero one step after the last.
+    """
+    warmup = int(schedule.warmup_ratio * steps)
+    if step <= warmup:
+        return peak * step / warmup
+    if schedule.kind == "constant":
+        return peak
+    progress = (step - warmup - 1) / max(steps - warmup, 1)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * progress))

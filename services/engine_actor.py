@@ -1,0 +1,145 @@
+"""The engine as a Ray actor: one lease at a time, weights known by digest, and broken engines that say so.
+
+State: the digest of the weights held (None until the first swap), the lease that may use them, and, once something
+failed half-way, why the engine is broken. A broken engine answers nothing more; the pool replaces its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from dft_sweeps.evaluation.generator import Canary, Completion, Request
+from services.engine import Cancelled, EngineSettings, VllmEngine
+
+
+class EngineError(RuntimeError):
+    """An engine that cannot answer: it died, broke, holds other weights, or the lease on it has ended."""
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """What a swap took (0.0 when the weights were already there) and the canary's largest difference in nats."""
+
+    seconds: float
+    canary_max_difference: float
+
+
+@dataclass
+class _Lease:
+    lease_id: str
+    renewed: float = field(default_factory=time.monotonic)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class EngineActor:
+    """Wraps a `VllmEngine` for remote callers. Its work runs in one thread, so that leases can be renewed meanwhile."""
+
+    def __init__(self, settings: EngineSettings, model_directory: str) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._engine = self._thread.submit(VllmEngine, settings, model_directory).result()
+        self._turn = asyncio.Lock()
+        self._lease: _Lease | None = None
+        self._weights_digest: str | None = None
+        self._canary_difference = 0.0
+        self._broken: str | None = None
+
+    async def ready(self) -> int:
+        """Answers with its process id once the engine is up."""
+        return os.getpid()
+
+    async def open_lease(self, lease_id: str) -> None:
+        """Gives the engine to `lease_id`. Raises EngineError when the engine is broken."""
+        assert self._lease is None, f"lease {self._lease} is still open"
+        if self._broken:
+            raise EngineError(self._broken)
+        self._lease = _Lease(lease_id)
+
+    async def hold_lease(self, lease_id: str, timeout_s: float) -> str | None:
+        """Returns when the lease was released or not renewed for `timeout_s`; says why the engine is broken, if it is.
+
+        Whatever the lease still had running is cancelled first.
+        """
+        lease = self._lease
+        assert lease is not None and lease.lease_id == lease_id, f"{lease_id} is not the open lease"
+        while not lease.ended.is_set() and time.monotonic() - lease.renewed < timeout_s:
+            try:
+                await asyncio.wait_for(lease.ended.wait(), timeout_s / 4)
+            except TimeoutError:
+                continue
+        lease.cancelled.set()
+        self._lease = None
+        async with self._turn:
+            return self._broken
+
+    async def renew_lease(self, lease_id: str) -> None:
+        """Says that the lease's owner is alive. A lease that has ended is not an error here: its next use is."""
+        if self._lease and self._lease.lease_id == lease_id:
+            self._lease.renewed = time.monotonic()
+
+    async def release_lease(self, lease_id: str) -> None:
+        """Ends the lease, if it has not ended by itself."""
+        if self._lease and self._lease.lease_id == lease_id:
+            self._lease.ended.set()
+
+    async def swap(self, lease_id: str, directory: str, weights_digest: str, canary: Canary) -> SwapReport:
+        """Loads the weights in `directory` and names them `weights_digest`. The digest already held is a no-op.
+
+        Raises ValueError, and goes on with the old weights, for a directory or canary that does not fit. Any other
+        error breaks the engine: CanaryError when it does not hold what the canary was made for.
+        """
+        async with self._turn:
+            self._require_usable(lease_id)
+            if weights_digest == self._weights_digest:
+                return SwapReport(0.0, self._canary_difference)
+            started = time.perf_counter()
+            await self._in_thread(self._engine.require_loadable, directory, canary)
+            self._weights_digest = None
+            self._broken = f"the engine is broken: its swap to {directory} did not finish"
+            self._canary_difference = await self._in_thread(self._engine.reload, directory, canary)
+            self._broken = None
+            self._weights_digest = weights_digest
+            return SwapReport(time.perf_counter() - started, self._canary_difference)
+
+    async def generate(self, lease_id: str, weights_digest: str,
+                       requests: Sequence[Request]) -> tuple[str, list[list[Completion]]]:
+        """Samples `requests` from the weights named `weights_digest`, which come back with the completions.
+
+        Raises EngineError when the engine holds other weights, ValueError for a request that cannot be served.
+        """
+        async with self._turn:
+            lease = self._require_usable(lease_id)
+            if weights_digest != self._weights_digest:
+                raise EngineError(f"asked for weights {weights_digest}, the engine holds {self._weights_digest}")
+            self._broken = "the engine is broken: a generation failed in it"
+            try:
+                completions = await self._in_thread(self._engine.generate, requests, lease.cancelled)
+            except ValueError:
+                self._broken = None
+                raise
+            except Cancelled as error:
+                self._broken = None
+                raise _lease_ended(lease_id) from error
+            self._broken = None
+            return weights_digest, completions
+
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    def _require_usable(self, lease_id: str) -> _Lease:
+        if self._lease is None or self._lease.lease_id != lease_id or self._lease.ended.is_set():
+            raise _lease_ended(lease_id)
+        if self._broken:
+            raise EngineError(self._broken)
+        return self._lease
+
+
+def _lease_ended(lease_id: str) -> EngineError:
+    return EngineError(f"the lease {lease_id} on this engine has ended (released, or not renewed in time)")

@@ -1,0 +1,60 @@
+"""The client's side of a lease: a `Generator` on a leased engine that can also change the engine's weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from dft_sweeps.evaluation.generator import Canary, Completion, Request
+from services.engine_actor import EngineError, SwapReport
+
+
+class Engine:
+    """A leased engine. Renews its lease from a thread of its own until released; blocking, so not for event loops."""
+
+    def __init__(self, actor: Any, lease_id: str, timeout_s: float) -> None:
+        self._actor = actor
+        self._lease_id = lease_id
+        self._renewal_interval_s = timeout_s / 6
+        self._weights_digest: str | None = None
+        self._released = threading.Event()
+        threading.Thread(target=self._renew, name="lease renewal", daemon=True).start()
+
+    @property
+    def weights_digest(self) -> str:
+        """The digest given to the last swap of this lease. Raises EngineError before the first."""
+        if self._weights_digest is None:
+            raise EngineError("this lease has not swapped any weights in yet")
+        return self._weights_digest
+
+    def swap(self, directory: str, weights_digest: str, canary: Canary) -> SwapReport:
+        """Makes the engine hold the weights in `directory`, proved by `canary` (see `EngineActor.swap`)."""
+        report = self._call(self._actor.swap, directory, weights_digest, canary)
+        self._weights_digest = weights_digest
+        return report
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """Samples `requests` from the weights last swapped in (see `EngineActor.generate`)."""
+        digest, completions = self._call(self._actor.generate, self.weights_digest, tuple(requests))
+        assert digest == self.weights_digest, f"answered with weights {digest}, not {self.weights_digest}"
+        return completions
+
+    def release(self) -> None:
+        """Ends the lease; whatever it still has running on the engine is cancelled."""
+        self._released.set()
+        if ray.is_initialized():
+            self._actor.release_lease.remote(self._lease_id)
+
+    def _call(self, method: Any, *arguments: Any) -> Any:
+        try:
+            return ray.get(method.remote(self._lease_id, *arguments))
+        except RayActorError as error:
+            raise EngineError(f"the engine's process died: {error}") from error
+
+    def _renew(self) -> None:
+        while not self._released.wait(self._renewal_interval_s) and ray.is_initialized():
+            self._actor.renew_lease.remote(self._lease_id)

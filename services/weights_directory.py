@@ -1,0 +1,104 @@
+"""What a Hugging Face checkpoint directory holds, read from its headers, so that a bad one is refused unread.
+
+A weights reload that fails half-way leaves the engine unusable: everything that can be known beforehand is checked
+here, without torch and without reading a single weight.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+# Keys of config.json that say where a checkpoint came from or how it is stored, not what it computes.
+_PROVENANCE_KEYS = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"})
+
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+@dataclass(frozen=True)
+class WeightsLayout:
+    """What two checkpoints must share for one engine to hold either: the configuration, tensor names and shapes."""
+
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output matrix is the embedding matrix."""
+        return bool(self.config["tie_word_embeddings"])
+
+
+def read_layout(directory: Path) -> WeightsLayout:
+    """Reads the layout of `directory`. Raises ValueError, naming the file, on anything missing, cut off or unreadable.
+
+    The configuration goes through transformers, which gives old and new spellings of a field one form.
+    """
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"{directory}: not a checkpoint directory, config.json is missing")
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True).to_dict()
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{directory / 'config.json'}: {error}") from error
+    shapes: dict[str, tuple[int, ...]] = {}
+    for shard in _shards(directory):
+        shapes.update(_read_shapes(shard))
+    return WeightsLayout(config={key: value for key, value in config.items() if key not in _PROVENANCE_KEYS},
+                         shapes=shapes)
+
+
+def require_same_layout(loaded: WeightsLayout, candidate: WeightsLayout, directory: Path) -> None:
+    """Raises ValueError naming each difference when the engine that holds `loaded` cannot hold `candidate`."""
+    differences = [f"config {key}: engine has {loaded.config.get(key)!r}, checkpoint has {candidate.config.get(key)!r}"
+                   for key in sorted(loaded.config.keys() | candidate.config.keys())
+                   if loaded.config.get(key) != candidate.config.get(key)]
+    differences += [f"tensor {name}: engine has {loaded.shapes.get(name)}, checkpoint has {candidate.shapes.get(name)}"
+                    for name in sorted(loaded.shapes.keys() | candidate.shapes.keys())
+                    if loaded.shapes.get(name) != candidate.shapes.get(name)]
+    if differences:
+        raise ValueError(f"{directory}: does not fit the running engine: " + "; ".join(differences[:5])
+                         + (f"; and {len(differences) - 5} more" if len(differences) > 5 else ""))
+
+
+def _shards(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those that its index names, or the single `model.safetensors`."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{index}: not a safetensors index ({error!r})") from error
+    else:
+        names = ["model.safetensors"]
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise ValueError(f"{directory}: missing weights file(s) {', '.join(missing)}")
+    return [directory / name for name in names]
+
+
+def _read_shapes(shard: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor shapes from a safetensors header: 8 bytes of length, JSON, then exactly the bytes the JSON promises."""
+    size = shard.stat().st_size
+    with shard.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_size > size - 8:
+            raise ValueError(f"{shard}: truncated, {size} bytes cannot hold the safetensors header")
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError as error:
+            raise ValueError(f"{shard}: unreadable safetensors header ({error})") from error
+    header.pop("__metadata__", None)
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        if end - start != prod(shapes[name]) * _DTYPE_BYTES.get(entry["dtype"], 0):
+            raise ValueError(f"{shard}: tensor {name} of {entry['dtype']} {shapes[name]} does not take "
+                             f"{end - start} bytes (or its type is not supported)")
+    expected = 8 + header_size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size != expected:
+        raise ValueError(f"{shard}: truncated or damaged, {size} bytes where its header promises {expected}")
+    return shapes

@@ -1,0 +1,169 @@
+"""`list`, `status`, `report` and `ui` against a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from dft_sweeps.cli import list_, report, status, ui
+from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.tracking.reader import Reader
+from dft_sweeps.tracking.writer import Tracker
+from tests.report.synthetic_sweep import write_sweep
+
+SWEEP = "s-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One sweep of six trials; five are finished, and one runs."""
+    storage = tmp_path_factory.mktemp("storage")
+    write_sweep(Tracker(f"sqlite:///{storage}/mlflow.db", str(storage / "artifacts")))
+    return storage
+
+
+def call(module: object, storage: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(module.command, ["--storage", str(storage), *arguments])  # type: ignore[attr-defined]
+
+
+def test_list(storage: Path) -> None:
+    result = call(list_, storage)
+    assert result.exit_code == 0, result.output
+    assert [word for word in (SWEEP, "quickstart", "finished", "5 of 6") if word not in result.stdout] == []
+    (row,) = json.loads(call(list_, storage, "--json").stdout)
+    assert (row["sweep_id"], row["status"], row["finished"], row["trials"]) == (SWEEP, "FINISHED", 5, 6)
+
+
+def test_status(storage: Path) -> None:
+    result = call(status, storage, "quickstart")
+    assert result.exit_code == 0, result.output
+    assert "5 of 6 trials finished" in result.stdout
+    found = json.loads(call(status, storage, SWEEP[:6], "--json").stdout)
+    assert found["sweep"]["sweep_id"] == SWEEP
+    trials = found["trials"]
+    assert [trial["status"] for trial in trials] == ["FINISHED"] * 5 + ["RUNNING"]
+    assert {(trial["step"], trial["evaluated_step"]) for trial in trials} == {(60, 60)}
+    assert trials[2]["axes"] == {
+        "variant": "wrong-steps",
+        "train.objective.kind": "dft",
+        "train.learning_rate": 3e-4,
+    }
+    assert trials[2]["accuracy"] == trials[2]["metrics"]["eval/average/accuracy"] > 0.9
+
+
+def test_report_writes_what_it_names_and_logs_it(storage: Path) -> None:
+    result = call(report, storage, "quickstart", "--benchmark", "arithmetic_3")
+    assert result.exit_code == 0, result.output
+    folder = storage / "reports" / SWEEP
+    names = {"tables.md", "accuracy.csv"} | {
+        f"{stem}.{kind}"
+        for stem in ("accuracy_sampled", "accuracy_greedy", "training")
+        for kind in ("png", "svg")
+    }
+    assert {path.name for path in folder.iterdir()} == names
+    assert all(str(folder / name) in result.stdout for name in names)
+    for title in (
+        "average of the benchmarks: accuracy (%), sampled",
+        "arithmetic_3: accuracy (%), greedy (temperature 0)",
+    ):
+        assert title in result.stdout
+        assert title in (folder / "tables.md").read_text()
+    assert "wrong steps favour DFT over SFT" in result.stdout
+    reader = Reader(f"sqlite:///{storage}/mlflow.db")
+    logged = reader._client.list_artifacts(reader.find_sweep(SWEEP).run_id, "report")
+    assert {Path(file.path).name for file in logged} == names
+
+
+def test_report_as_json_is_one_document(storage: Path) -> None:
+    document = json.loads(call(report, storage, SWEEP, "--json").stdout)
+    assert len(document["curves"]) == 6 * 2 * 3 * 7  # trials, samplings, benchmarks with their average, steps
+    assert all(Path(path).stat().st_size > 0 for path in document["files"])
+
+
+@pytest.mark.parametrize("module", [status, report])
+def test_an_unknown_sweep_is_the_users_mistake(module: object, storage: Path) -> None:
+    result = call(module, storage, "nonesuch")
+    assert isinstance(result.exception, SpecError)
+    assert f"no sweep 'nonesuch'; choose one of:\n  {SWEEP}  quickstart" in str(result.exception)
+
+
+def test_an_unknown_benchmark_is_the_users_mistake(storage: Path) -> None:
+    result = call(report, storage, SWEEP, "--benchmark", "gsm8k")
+    assert isinstance(result.exception, SpecError)
+    assert "it has average, arithmetic_2, arithmetic_3" in str(result.exception)
+
+
+@pytest.mark.parametrize("module", [list_, status, report, ui])
+def test_help_has_an_example(module: object) -> None:
+    result = CliRunner().invoke(module.command, ["--help"])  # type: ignore[attr-defined]
+    assert result.exit_code == 0
+    assert "Example:\n    dft-sweeps" in result.stdout
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_ui_names_a_busy_port_and_a_free_one(storage: Path, taken: int) -> None:
+    result = call(ui, storage, "--port", str(taken))
+    assert isinstance(result.exception, SpecError)
+    message = str(result.exception)
+    assert f"port {taken} cannot be used" in message
+    other = int(message.split("; port ")[1].split()[0])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", other))
+
+
+def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Reader(f"sqlite:///{storage}/mlflow.db")
+    monkeypatch.setattr("dft_sweeps.tracking.reader.Reader", lambda _: stored)
+    result = call(ui, storage, "quickstart", "--tracking-uri", "http://mlflow.example:8080/")
+    experiment = stored.find_sweep("quickstart").experiment_id
+    assert (
+        result.stdout == f"http://mlflow.example:8080/#/experiments/{experiment}/runs?compareRunsMode=CHART\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ui_serves_and_leaves_no_process(storage: Path, number: signal.Signals) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-c",
+        "from dft_sweeps.cli.ui import command; command()",
+        "--storage",
+        str(storage),
+    ]
+    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    family: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert address.startswith(f"http://127.0.0.1:{port}/#/experiments/")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
+            assert page.status == 200 and b"<html" in page.read()
+        assert len(family) >= 2  # the server and its worker
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 0
+        assert [member for member in family if member.is_running()] == []
+    finally:
+        for member in [*family, process]:
+            if member.is_running() if isinstance(member, psutil.Process) else member.poll() is None:
+                member.kill()

@@ -1,0 +1,130 @@
+"""Golden tables of a made-up sweep, read back from a real MLflow store."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from dft_sweeps.report.curves import SweepCurves, collect, shown
+from dft_sweeps.report.tables import accuracy_table, csv_text, markdown, rich_table, spread
+from dft_sweeps.tracking.reader import Reader
+from dft_sweeps.tracking.writer import Tracker
+from tests.report.synthetic_sweep import write_sweep
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> SweepCurves:
+    storage = tmp_path_factory.mktemp("storage")
+    uri = f"sqlite:///{storage}/mlflow.db"
+    write_sweep(Tracker(uri, str(storage / "artifacts")), steps=20)
+    reader = Reader(uri)
+    return collect(reader, reader.find_sweep("quickstart"))
+
+
+def test_markdown_table(curves: SweepCurves) -> None:
+    table = accuracy_table(curves, curves.samplings[0], "average")
+    assert markdown(table, curves.notes) == GOLDEN_MARKDOWN
+
+
+def test_terminal_table(curves: SweepCurves) -> None:
+    text = drawn(curves, width=100)
+    assert text == GOLDEN_TERMINAL
+
+
+def test_a_narrow_terminal_says_which_steps_it_leaves_out(curves: SweepCurves) -> None:
+    text = drawn(curves, width=60)
+    assert "base" in text and "step 20" in text
+    assert "Not shown for want of width: step 10." in text
+
+
+def drawn(curves: SweepCurves, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(rich_table(accuracy_table(curves, curves.samplings[0], "average"), width))
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def test_csv_has_every_measurement_once(curves: SweepCurves) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(curves))))
+    keys = {(row["training_id"], row["sampling"], row["benchmark"], row["step"]) for row in rows}
+    assert len(rows) == len(keys) == 6 * 2 * 3 * 3  # trials, samplings, benchmarks with their average, steps
+    assert all(
+        0 <= float(row["ci_low"]) <= float(row["accuracy"]) <= float(row["ci_high"]) <= 1 for row in rows
+    )
+    assert {row["train.objective.kind"] for row in rows} == {"sft", "dft"}
+
+
+def test_notes_say_what_the_numbers_stand_on(curves: SweepCurves) -> None:
+    assert curves.notes == (
+        "Trained on demonstrations with wrong steps (5%); wrong steps favour DFT over SFT.",
+        "Not finished: clean objective=dft learning_rate=0.0003 (running).",
+    )
+    assert curves.accuracy_notes[1] == "Limited: arithmetic_3 to its first 100 questions."
+
+
+def test_a_trial_without_measurements_has_empty_cells(curves: SweepCurves) -> None:
+    waiting = replace(curves.trials[0], accuracy={key: [] for key in curves.trials[0].accuracy})
+    table = accuracy_table(
+        replace(curves, trials=(waiting, *curves.trials[1:])), curves.samplings[1], "arithmetic_2"
+    )
+    assert markdown(table, []).count("| - | - | - |") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3e-4, "3e-4"), (0.001, "1e-3"), (2.5e-5, "2.5e-5"), (0.05, "0.05"), (1.0, "1"), (64, "64"), (0.0, "0"),
+     ({"kind": "dft"}, "dft"), ({"kind": "iw", "clip": 0.2}, "iw clip=0.2"), (None, "None")],
+)  # fmt: skip
+def test_values_as_people_write_them(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize("room", range(2, 12))
+def test_spread_keeps_both_ends_and_repeats_nothing(room: int) -> None:
+    steps = list(range(0, 110, 10))
+    kept = spread(steps, room)
+    assert len(set(kept)) == len(kept) == room
+    assert kept[0] == 0 and kept[-1] == 100
+
+
+GOLDEN_MARKDOWN = """\
+**quickstart, average of the benchmarks: accuracy (%), sampled (temperature 1, 4 samples per question)**
+
+| variant | learning rate | objective | base | step 10 | step 20 |
+| --- | --- | --- | --: | --: | --: |
+| wrong-steps | 3e-4 | sft | 63.5 (60.0-67.0) | 74.1 (70.9-77.3) | 79.7 (76.8-82.7) |
+| wrong-steps | 3e-4 | dft | 63.5 (60.0-67.0) | 81.0 (78.1-84.0) | 88.2 (85.7-90.6) |
+| wrong-steps | 1e-3 | sft | 63.5 (60.0-67.0) | 70.5 (67.1-73.8) | 74.3 (71.1-77.6) |
+| wrong-steps | 1e-3 | dft | 63.5 (60.0-67.0) | 78.9 (75.9-81.9) | 87.5 (85.1-90.0) |
+| clean | 3e-4 | sft | 63.5 (60.0-67.0) | 80.8 (77.9-83.8) | 88.5 (86.1-91.0) |
+| clean | 3e-4 | dft | 63.5 (60.0-67.0) | 81.1 (78.2-84.0) | 89.4 (87.0-91.7) |
+
+Trained on demonstrations with wrong steps (5%); wrong steps favour DFT over SFT.  \n\
+Not finished: clean objective=dft learning_rate=0.0003 (running).  \n\
+"""
+
+GOLDEN_TERMINAL = """\
+quickstart, average of the benchmarks: accuracy (%), sampled (temperature 1, 4
+samples per question)
+┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┓
+┃ variant     ┃ learning rate ┃ objective ┃      base ┃   step 10 ┃   step 20 ┃
+┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━┩
+│ wrong-steps │ 3e-4          │ sft       │      63.5 │      74.1 │      79.7 │
+│             │               │           │ 60.0-67.0 │ 70.9-77.3 │ 76.8-82.7 │
+│ wrong-steps │ 3e-4          │ dft       │      63.5 │      81.0 │      88.2 │
+│             │               │           │ 60.0-67.0 │ 78.1-84.0 │ 85.7-90.6 │
+├─────────────┼───────────────┼───────────┼───────────┼───────────┼───────────┤
+│ wrong-steps │ 1e-3          │ sft       │      63.5 │      70.5 │      74.3 │
+│             │               │           │ 60.0-67.0 │ 67.1-73.8 │ 71.1-77.6 │
+│ wrong-steps │ 1e-3          │ dft       │      63.5 │      78.9 │      87.5 │
+│             │               │           │ 60.0-67.0 │ 75.9-81.9 │ 85.1-90.0 │
+├─────────────┼───────────────┼───────────┼───────────┼───────────┼───────────┤
+│ clean       │ 3e-4          │ sft       │      63.5 │      80.8 │      88.5 │
+│             │               │           │ 60.0-67.0 │ 77.9-83.8 │ 86.1-91.0 │
+│ clean       │ 3e-4          │ dft       │      63.5 │      81.1 │      89.4 │
+│             │               │           │ 60.0-67.0 │ 78.2-84.0 │ 87.0-91.7 │
+└─────────────┴───────────────┴───────────┴───────────┴───────────┴───────────┘"""
