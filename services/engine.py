@@ -9,44 +9,19 @@ state is unknown and its owner must throw the process away.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
+from services.engine_settings import EngineSettings, engine_args, set_environment
 from services.weights_directory import read_layout, require_same_layout
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.sampling_params import SamplingParams
-
-_CPU_BLOCK_SIZE = 32
-"""Tokens per prefix-cache block: the smallest the CPU kernels take. vLLM's own 128 shares nothing of a short prompt."""
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How to start an engine. `stop_token_ids` end a completion: no tokenizer is loaded, so nothing else says which.
-
-    `device` is "cpu" or "cuda". `kv_cache_gib` and `threads` matter on CPUs only, `gpu_memory_utilization` (a fraction
-    of the GPU's memory) on GPUs only. `canary_tolerance` is the largest difference allowed between the canary's
-    log-probabilities and the engine's, in nats: 1e-3 suits float32; bfloat16 needs about 5e-2.
-    """
-
-    stop_token_ids: tuple[int, ...]
-    max_model_len: int
-    device: str = "cpu"
-    dtype: str = "float32"
-    max_num_seqs: int = 64
-    kv_cache_gib: float = 1.0
-    threads: int = 1
-    gpu_memory_utilization: float = 0.9
-    seed: int = 0
-    canary_tolerance: float = 1e-3
 
 
 class CanaryError(RuntimeError):
@@ -62,12 +37,12 @@ class VllmEngine:
 
     def __init__(self, settings: EngineSettings, model_directory: str) -> None:
         """Starts vLLM on `model_directory` (10 s on two cores, most of it imports). Raises ValueError on a bad one."""
-        _set_environment(settings)
+        set_environment(settings)
         self._settings = settings
         self._layout = read_layout(Path(model_directory))
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(_engine_args(settings, model_directory))
+        self._engine = LLMEngine.from_engine_args(engine_args(settings, model_directory))
         self._request_ids = count()
         block_size = self._engine.vllm_config.cache_config.block_size
         self._probe_length = min(block_size + 1, settings.max_model_len - 1)
@@ -111,55 +86,86 @@ class VllmEngine:
 
     def _require_canary(self, canary: Canary, directory: str) -> float:
         """Compares prompt log-probabilities with the canary's, and the cached path with the uncached one."""
-        difference = max(abs(expected - actual)
-                         for row, actual_row in zip(canary.logprobs, self._prompt_logprobs(canary), strict=True)
-                         for expected, actual in zip(row, actual_row, strict=True))
+        difference = max(
+            abs(expected - actual)
+            for row, actual_row in zip(canary.logprobs, self._prompt_logprobs(canary), strict=True)
+            for expected, actual in zip(row, actual_row, strict=True)
+        )
         # Prompt log-probabilities bypass the prefix cache: only a sampled token shows a stale block.
         stale = abs(self._probe(canary) - self._probe(canary, skip_reading_prefix_cache=True))
         tolerance = self._settings.canary_tolerance
         if not difference <= tolerance or not stale <= tolerance:
-            raise CanaryError(f"after loading {directory} the canary differs by {difference:.3g} nats and the prefix "
-                              f"cache by {stale:.3g}; {tolerance:g} is allowed: these are not that checkpoint's weights")
+            raise CanaryError(
+                f"after loading {directory} the canary differs by {difference:.3g} nats and the prefix "
+                f"cache by {stale:.3g}; {tolerance:g} is allowed: these are not that checkpoint's weights"
+            )
         return max(difference, stale)
 
     def _prompt_logprobs(self, canary: Canary) -> list[list[float]]:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False,
-                                  output_kind=RequestOutputKind.FINAL_ONLY)
+        sampling = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
         outputs = self._run([(prompt, sampling) for prompt in canary.prompts], Event())
-        return [[entry[token].logprob for token, entry in zip(prompt[1:], output.prompt_logprobs[1:], strict=True)]
-                for prompt, output in zip(canary.prompts, outputs, strict=True)]
+        rows: list[Any] = [output.prompt_logprobs for output in outputs]
+        return [
+            [entry[token].logprob for token, entry in zip(prompt[1:], row[1:], strict=True)]
+            for prompt, row in zip(canary.prompts, rows, strict=True)
+        ]
 
     def _probe(self, canary: Canary, skip_reading_prefix_cache: bool = False) -> float:
         """Log-probability of one fixed token after a prompt long enough to fill, or reuse, a prefix-cache block."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         tokens = [token for prompt in canary.prompts for token in prompt]
-        prompt = (tokens * (self._probe_length // len(tokens) + 1))[:self._probe_length]
-        sampling = SamplingParams(max_tokens=1, temperature=0.0, logprobs=1, logprob_token_ids=[tokens[0]],
-                                  detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
-                                  skip_reading_prefix_cache=skip_reading_prefix_cache)
+        prompt = (tokens * (self._probe_length // len(tokens) + 1))[: self._probe_length]
+        sampling = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=1,
+            logprob_token_ids=[tokens[0]],
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_reading_prefix_cache=skip_reading_prefix_cache,
+        )
         [output] = self._run([(tuple(prompt), sampling)], Event())
-        return output.outputs[0].logprobs[0][tokens[0]].logprob
+        logprobs: Any = output.outputs[0].logprobs
+        return float(logprobs[0][tokens[0]].logprob)
 
     def _sampling(self, request: Request) -> SamplingParams:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        return SamplingParams(n=request.n, temperature=request.temperature, top_p=request.top_p, seed=request.seed,
-                              max_tokens=request.max_new_tokens, stop_token_ids=list(self._settings.stop_token_ids),
-                              logprobs=0, flat_logprobs=True, detokenize=False,
-                              output_kind=RequestOutputKind.FINAL_ONLY)
+        return SamplingParams(
+            n=request.n,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            max_tokens=request.max_new_tokens,
+            stop_token_ids=list(self._settings.stop_token_ids),
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
 
     def _require_room(self, prompt: tuple[int, ...], what: str) -> None:
         if not 0 < len(prompt) < self._settings.max_model_len:
-            raise ValueError(f"{what}: a prompt of {len(prompt)} tokens, the engine takes 1 to "
-                             f"{self._settings.max_model_len - 1} (max_model_len - 1)")
+            raise ValueError(
+                f"{what}: a prompt of {len(prompt)} tokens, the engine takes 1 to "
+                f"{self._settings.max_model_len - 1} (max_model_len - 1)"
+            )
         vocabulary = self._layout.config["vocab_size"]
         if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise ValueError(f"{what}: token ids must lie in [0, {vocabulary})")
 
-    def _run(self, work: Sequence[tuple[tuple[int, ...], SamplingParams]], cancelled: Event) -> list[RequestOutput]:
+    def _run(
+        self, work: Sequence[tuple[tuple[int, ...], SamplingParams]], cancelled: Event
+    ) -> list[RequestOutput]:
         """Steps the engine until every request is finished; outputs are in the order of `work`."""
         from vllm.inputs import tokens_input
 
@@ -171,7 +177,9 @@ class VllmEngine:
             while self._engine.has_unfinished_requests():
                 if cancelled.is_set():
                     raise Cancelled(f"generation of {len(work)} requests was cancelled")
-                finished.update((output.request_id, output) for output in self._engine.step() if output.finished)
+                finished.update(
+                    (output.request_id, output) for output in self._engine.step() if output.finished
+                )
         finally:
             if len(finished) < len(work):
                 self._engine.abort_request(ids)
@@ -180,40 +188,15 @@ class VllmEngine:
 
 def _completion(output: CompletionOutput) -> Completion:
     token_ids = tuple(output.token_ids)
-    logprobs = output.logprobs
+    logprobs: Any = output.logprobs
     # One entry per position: `logprobs=0` asks for the sampled token's alone.
     assert tuple(logprobs.token_ids) == token_ids, "log-probabilities are not those of the sampled tokens"
-    assert output.finish_reason in ("stop", "length"), f"unexpected finish reason {output.finish_reason!r}"
-    return Completion(token_ids=token_ids, logprobs=tuple(logprobs.logprobs), finish_reason=output.finish_reason)
+    reason: Any = output.finish_reason
+    assert reason in ("stop", "length"), f"unexpected finish reason {reason!r}"
+    return Completion(token_ids=token_ids, logprobs=tuple(logprobs.logprobs), finish_reason=reason)
 
 
 def _repack_output_matrix(worker: Any) -> None:
     """The CPU kernels keep a packed copy of a tied output matrix that a reload leaves stale: pack it again."""
     lm_head = worker.get_model().lm_head
     lm_head.quant_method.process_weights_after_loading(lm_head)
-
-
-def _set_environment(settings: EngineSettings) -> None:
-    """Must run before torch or vllm is imported: OpenMP and vLLM read these once."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                   "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if settings.device == "cpu":
-        # torch.compile would build two sampler functions with a C++ compiler for 2-6 s, and gain nothing here.
-        os.environ |= {"OMP_NUM_THREADS": str(settings.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                       "TORCH_COMPILE_DISABLE": "1"}
-
-
-def _engine_args(settings: EngineSettings, model_directory: str) -> Any:
-    from vllm.engine.arg_utils import EngineArgs
-
-    common = dict(  # noqa: C408
-        model=model_directory, skip_tokenizer_init=True, generation_config="vllm", dtype=settings.dtype,
-        max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs, seed=settings.seed,
-        enable_prefix_caching=True, logprobs_mode="raw_logprobs", disable_log_stats=True, use_tqdm_on_load=False)
-    if settings.device == "cuda":
-        return EngineArgs(**common, gpu_memory_utilization=settings.gpu_memory_utilization)
-    # A seeded request whose prefill is split kills vLLM's CPU runner, so a whole prompt must fit in one step.
-    return EngineArgs(**common, enforce_eager=True, enable_chunked_prefill=False, block_size=_CPU_BLOCK_SIZE,
-                      max_num_batched_tokens=max(settings.max_model_len, 2048),
-                      kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30))

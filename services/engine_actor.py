@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
-from services.engine import Cancelled, EngineSettings, VllmEngine
+from services.engine import Cancelled, VllmEngine
+from services.engine_settings import EngineSettings
 
 
 class EngineError(RuntimeError):
@@ -108,8 +109,9 @@ class EngineActor:
             self._weights_digest = weights_digest
             return SwapReport(time.perf_counter() - started, self._canary_difference)
 
-    async def generate(self, lease_id: str, weights_digest: str,
-                       requests: Sequence[Request]) -> tuple[str, list[list[Completion]]]:
+    async def generate(
+        self, lease_id: str, weights_digest: str, requests: Sequence[Request]
+    ) -> tuple[str, list[list[Completion]]]:
         """Samples `requests` from the weights named `weights_digest`, which come back with the completions.
 
         Raises EngineError when the engine holds other weights, ValueError for a request that cannot be served.
@@ -117,7 +119,9 @@ class EngineActor:
         async with self._turn:
             lease = self._require_usable(lease_id)
             if weights_digest != self._weights_digest:
-                raise EngineError(f"asked for weights {weights_digest}, the engine holds {self._weights_digest}")
+                raise EngineError(
+                    f"asked for weights {weights_digest}, the engine holds {self._weights_digest}"
+                )
             self._broken = "the engine is broken: a generation failed in it"
             try:
                 completions = await self._in_thread(self._engine.generate, requests, lease.cancelled)

@@ -33,12 +33,13 @@ class Engine:
 
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> SwapReport:
         """Makes the engine hold the weights in `directory`, proved by `canary` (see `EngineActor.swap`)."""
-        report = self._call(self._actor.swap, directory, weights_digest, canary)
+        report: SwapReport = self._call(self._actor.swap, directory, weights_digest, canary)
         self._weights_digest = weights_digest
         return report
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """Samples `requests` from the weights last swapped in (see `EngineActor.generate`)."""
+        completions: list[list[Completion]]
         digest, completions = self._call(self._actor.generate, self.weights_digest, tuple(requests))
         assert digest == self.weights_digest, f"answered with weights {digest}, not {self.weights_digest}"
         return completions

@@ -23,8 +23,8 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayError
 
-from services.engine import EngineSettings
 from services.engine_actor import EngineActor, EngineError
+from services.engine_settings import EngineSettings
 from services.lease import Engine
 
 _FAILURE_LINES = 25
@@ -50,7 +50,7 @@ class PoolSettings:
 class EngineReplica:
     """A Serve replica: starts an engine, lends it, replaces it when it fails."""
 
-    async def __init__(self, settings: PoolSettings, model_directory: str) -> None:
+    async def __init__(self, settings: PoolSettings, model_directory: str) -> None:  # type: ignore[misc]  # Serve awaits it
         self._settings = settings
         self._model_directory = model_directory
         self._turn = asyncio.Lock()
@@ -100,8 +100,9 @@ class EngineReplica:
         await self._start_engine()
 
     async def _start_engine(self) -> None:
-        actor = ray.remote(EngineActor).options(num_cpus=self._settings.num_cpus, num_gpus=self._settings.num_gpus)
-        self._engine = actor.remote(self._settings.engine, self._model_directory)
+        actor: Any = ray.remote(EngineActor)
+        resources = {"num_cpus": self._settings.num_cpus, "num_gpus": self._settings.num_gpus}
+        self._engine: Any = actor.options(**resources).remote(self._settings.engine, self._model_directory)
         await self._engine.ready.remote()
 
 
@@ -120,14 +121,16 @@ class Pool:
         not there or its engine cannot be started again.
         """
         try:
-            answers = serve.get_app_handle(self.name).options(stream=True).lease.remote()
+            answers: Any = serve.get_app_handle(self.name).options(stream=True).lease.remote()
             try:
                 actor, lease_id, timeout_s = next(answers)
             except BaseException:
                 answers.cancel()  # or the replica would keep the engine for nobody until the lease times out
                 raise
         except (RayError, serve.exceptions.RayServeException) as error:
-            raise PoolError(f"no engine of the pool {self.name!r} could be leased: {_last_lines(str(error))}") from error
+            raise PoolError(
+                f"no engine of the pool {self.name!r} could be leased: {_last_lines(str(error))}"
+            ) from error
         engine = Engine(actor, lease_id, timeout_s)
         try:
             yield engine
@@ -141,8 +144,9 @@ class Pool:
             serve.shutdown()
 
 
-def start_pool(settings: PoolSettings, model_directory: str,
-               on_progress: Callable[[str], None] = lambda message: None) -> Pool:
+def start_pool(
+    settings: PoolSettings, model_directory: str, on_progress: Callable[[str], None] = lambda message: None
+) -> Pool:
     """Deploys the pool on the connected cluster and waits until every engine is up.
 
     `model_directory` gives the architecture all swapped checkpoints must share; every node must see it. No port is
@@ -151,12 +155,20 @@ def start_pool(settings: PoolSettings, model_directory: str,
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
-    deployment = serve.deployment(EngineReplica, name="engine").options(
-        num_replicas=settings.replicas, max_ongoing_requests=1, max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5,
+    decorate: Any = serve.deployment
+    deployment = decorate(EngineReplica).options(
+        name="engine",
+        num_replicas=settings.replicas,
+        max_ongoing_requests=1,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=5,
         health_check_timeout_s=settings.start_timeout_s,
-        logging_config=quiet)
-    target = serve.RunTarget(deployment.bind(settings, model_directory), name=settings.name, route_prefix=None)
+        logging_config=quiet,
+    )
+    target = serve.RunTarget(
+        deployment.bind(settings, model_directory), name=settings.name, route_prefix=None
+    )
     serve.run_many([target], wait_for_applications_running=False)
     _wait_for_engines(settings, on_progress)
     return Pool(name=settings.name, replicas=settings.replicas)
@@ -167,7 +179,7 @@ def _wait_for_engines(settings: PoolSettings, on_progress: Callable[[str], None]
     reported = None
     while True:
         application = serve.status().applications[settings.name]
-        deployment = application.deployments.get("engine")
+        deployment: Any = application.deployments.get("engine")
         running = deployment.replica_states.get("RUNNING", 0) if deployment else 0
         elapsed = time.monotonic() - started
         if running != reported:
@@ -178,7 +190,9 @@ def _wait_for_engines(settings: PoolSettings, on_progress: Callable[[str], None]
         if application.status == "DEPLOY_FAILED" or elapsed > settings.start_timeout_s:
             message = (deployment.message if deployment else "") or application.message
             serve.delete(settings.name)
-            raise PoolError(f"the evaluation engines did not start within {elapsed:.0f} s: {_last_lines(message)}")
+            raise PoolError(
+                f"the evaluation engines did not start within {elapsed:.0f} s: {_last_lines(message)}"
+            )
         time.sleep(0.5)
 
 

@@ -12,10 +12,24 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-# Keys of config.json that say where a checkpoint came from or how it is stored, not what it computes.
-_PROVENANCE_KEYS = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"})
+# Keys of config.json that change nothing in what a checkpoint computes when it is only sampled from.
+_INERT_KEYS = frozenset(
+    {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "initializer_range"}
+    | {"attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"}
+)
 
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_DTYPE_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -47,21 +61,29 @@ def read_layout(directory: Path) -> WeightsLayout:
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in _shards(directory):
         shapes.update(_read_shapes(shard))
-    return WeightsLayout(config={key: value for key, value in config.items() if key not in _PROVENANCE_KEYS},
-                         shapes=shapes)
+    return WeightsLayout(
+        config={key: value for key, value in config.items() if key not in _INERT_KEYS}, shapes=shapes
+    )
 
 
 def require_same_layout(loaded: WeightsLayout, candidate: WeightsLayout, directory: Path) -> None:
     """Raises ValueError naming each difference when the engine that holds `loaded` cannot hold `candidate`."""
-    differences = [f"config {key}: engine has {loaded.config.get(key)!r}, checkpoint has {candidate.config.get(key)!r}"
-                   for key in sorted(loaded.config.keys() | candidate.config.keys())
-                   if loaded.config.get(key) != candidate.config.get(key)]
-    differences += [f"tensor {name}: engine has {loaded.shapes.get(name)}, checkpoint has {candidate.shapes.get(name)}"
-                    for name in sorted(loaded.shapes.keys() | candidate.shapes.keys())
-                    if loaded.shapes.get(name) != candidate.shapes.get(name)]
+    differences = [
+        f"config {key}: engine has {loaded.config.get(key)!r}, checkpoint has {candidate.config.get(key)!r}"
+        for key in sorted(loaded.config.keys() | candidate.config.keys())
+        if loaded.config.get(key) != candidate.config.get(key)
+    ]
+    differences += [
+        f"tensor {name}: engine has {loaded.shapes.get(name)}, checkpoint has {candidate.shapes.get(name)}"
+        for name in sorted(loaded.shapes.keys() | candidate.shapes.keys())
+        if loaded.shapes.get(name) != candidate.shapes.get(name)
+    ]
     if differences:
-        raise ValueError(f"{directory}: does not fit the running engine: " + "; ".join(differences[:5])
-                         + (f"; and {len(differences) - 5} more" if len(differences) > 5 else ""))
+        raise ValueError(
+            f"{directory}: does not fit the running engine: "
+            + "; ".join(differences[:5])
+            + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        )
 
 
 def _shards(directory: Path) -> list[Path]:
@@ -96,8 +118,10 @@ def _read_shapes(shard: Path) -> dict[str, tuple[int, ...]]:
     for name, entry in header.items():
         start, end = entry["data_offsets"]
         if end - start != prod(shapes[name]) * _DTYPE_BYTES.get(entry["dtype"], 0):
-            raise ValueError(f"{shard}: tensor {name} of {entry['dtype']} {shapes[name]} does not take "
-                             f"{end - start} bytes (or its type is not supported)")
+            raise ValueError(
+                f"{shard}: tensor {name} of {entry['dtype']} {shapes[name]} does not take "
+                f"{end - start} bytes (or its type is not supported)"
+            )
     expected = 8 + header_size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != expected:
         raise ValueError(f"{shard}: truncated or damaged, {size} bytes where its header promises {expected}")

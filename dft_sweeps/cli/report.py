@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,16 +48,27 @@ def command(
       dft-sweeps report quickstart
       dft-sweeps report s-3f9a --benchmark gsm8k
     """
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    print_report(uri, storage, sweep, lambda curves: curves.benchmarks if all_benchmarks else wanted, as_json)
+
+
+def print_report(
+    uri: str,
+    storage: Path,
+    sweep: str,
+    wanted: Callable[[SweepCurves], Sequence[str]] = lambda curves: (),
+    as_json: bool = False,
+) -> None:
+    """Writes the report of a sweep, adds it to the sweep's run, and prints the tables and where everything is."""
     from dft_sweeps.report.curves import collect
     from dft_sweeps.report.write import write_report
     from dft_sweeps.tracking.reader import Reader
     from dft_sweeps.tracking.writer import Tracker
 
-    uri = resolve_tracking_uri(storage, tracking_uri)
     reader = Reader(uri)
     found = reader.find_sweep(sweep)
     curves = collect(reader, found)
-    benchmarks = _chosen(curves, curves.benchmarks if all_benchmarks else wanted)
+    benchmarks = _chosen(curves, wanted(curves))
     paths = write_report(curves, benchmarks, writable_storage(storage) / "reports" / found.sweep_id)
     tracker = Tracker(uri, None)
     for path in paths:

@@ -51,6 +51,7 @@ def command(
       dft-sweeps run sweep_specs/quickstart.yaml
       dft-sweeps run sweep_specs/gsm8k_local.yaml --set trial.data.source.path=my.jsonl
     """
+    from dft_sweeps.cli.report import print_report
     from dft_sweeps.orchestration.cluster import set_environment
     from dft_sweeps.orchestration.locks import trial_locks
     from dft_sweeps.orchestration.prepare import prepare
@@ -68,7 +69,7 @@ def command(
     uri = resolve_tracking_uri(storage, tracking_uri)
     with trial_locks(storage, (trial.training_id for trial in prepared.trials)):
         outcome = _run(prepared, storage, uri, address, say)
-    _report(prepared, storage, uri)
+    print_report(uri, storage, prepared.sweep_id)
     say("sweep", f"{outcome.finished} trials finished, {outcome.reused} reused, {len(outcome.failed)} failed")
     click.echo(f"Browse the curves: {_ui_command(storage, tracking_uri)}")
     return 1 if outcome.failed else 0
@@ -76,7 +77,7 @@ def command(
 
 def _ui_command(storage: Path, tracking_uri: str | None) -> str:
     option = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--storage {os.path.relpath(storage)}"
-    return f"{sys.argv[0]} ui {option}"
+    return f"{min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)} ui {option}"
 
 
 def _run(prepared: PreparedSweep, storage: Path, uri: str, address: str | None, say: Say) -> Outcome:
@@ -118,8 +119,9 @@ def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterato
         try:
             yield pool, concurrent
         finally:
-            say("services", "stopping engines and Ray")
-            pool.shutdown()
+            say("services", "stopping")
+            if address is not None:  # a cluster of our own takes the pool with it
+                pool.shutdown()
 
 
 def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:
@@ -166,10 +168,3 @@ def provenance(prepared: PreparedSweep) -> dict[str, str]:
         "dft.versions": f"python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
     }
-
-
-def _report(prepared: PreparedSweep, storage: Path, uri: str) -> None:
-    """Prints the closing table and where the pictures are."""
-    from dft_sweeps.cli.report import print_report
-
-    print_report(uri, storage, prepared.sweep_id)

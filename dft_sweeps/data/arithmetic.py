@@ -1,8 +1,8 @@
 """The embedded task: additions and subtractions worked column by column, made by a seeded generator.
 
 Everything is a pure function of its arguments: the same call gives the same text on every platform and Python
-version, because only `random.Random.random()` (whose sequence Python guarantees) is drawn from. Whether a problem
-belongs to training or is held out is decided by a hash of its operands, never by a seed.
+version, because only `random.Random.random()` (whose sequence Python guarantees) is drawn from. Whether a
+problem belongs to training or is held out is decided by a hash of its operands, never by a seed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _PLACES = ("Ones", "Tens", "Hundreds", "Thousands")
 class Problem:
     """One question with its reference answer.
 
-    `id` names operands and phrasing, so equal ids mean equal questions; `answer` is the decimal answer alone, without
-    a box.
+    `id` names operands and phrasing, so equal ids mean equal questions; `answer` is the decimal answer alone,
+    without a box.
     """
 
     id: str
@@ -80,7 +80,7 @@ class _Operation:
 
 @dataclass(frozen=True)
 class _Column:
-    """One step of the working: the expression, its stated result and what the next column owes to it (0 or 1)."""
+    """One step of the working: the expression, its stated result and the carry (0 or 1) into the next one."""
 
     expression: str
     result: int
@@ -91,7 +91,7 @@ class _Column:
 def problems(level: int, count: int, seed: int, split: Split) -> list[Problem]:
     """`count` distinct problems of one level from one side of the split, in an order that `seed` decides.
 
-    Raises ValueError for an unknown level or split, and where the level cannot give that many distinct problems.
+    Raises ValueError for an unknown level or split, and where the level has not so many distinct problems.
     """
     _check_level(level)
     if split not in ("train", "heldout"):
@@ -105,15 +105,17 @@ def problems(level: int, count: int, seed: int, split: Split) -> list[Problem]:
         if operation.split == split and operation not in chosen:
             chosen[operation] = _problem(rng, level, operation)
     if len(chosen) < count:
-        raise ValueError(f"level {level} gave only {len(chosen)} distinct {split} problems of the {count} asked for")
+        raise ValueError(
+            f"level {level} gave only {len(chosen)} distinct {split} problems of the {count} asked for"
+        )
     return list(chosen.values())
 
 
 def demonstrations(levels: Sequence[int], count: int, wrong_steps: float, seed: int) -> list[tuple[str, str]]:
     """`count` pairs (question, worked completion) from the train side, levels and phrasings drawn evenly.
 
-    `wrong_steps` is the probability that a demonstration contains one wrong step; the columns after it follow from
-    it, so its boxed answer is wrong too. Operations may repeat.
+    `wrong_steps` is the probability that a demonstration contains one wrong step; the columns after it follow
+    from it, so its boxed answer is wrong too. Operations may repeat.
     """
     if not levels:
         raise ValueError("demonstrations need at least one level")
@@ -122,7 +124,7 @@ def demonstrations(levels: Sequence[int], count: int, wrong_steps: float, seed: 
     if not 0.0 <= wrong_steps <= 1.0:
         raise ValueError(f"wrong_steps is a probability, got {wrong_steps}")
     rng = Random(f"demonstrations/{GENERATOR_VERSION}/{seed}")
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     while len(pairs) < count:
         level = _pick(rng, levels)
         operation = _draw_operation(rng, level)

@@ -31,30 +31,30 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         SpecError: no such file, another format, or a line that is not a JSON object (its number is named).
     """
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """As `read_rows`, each row with its number from 1: of JSON lines the line, so that skipped blank lines count."""
     if not path.is_file():
         raise SpecError(f"no file {path}")
     if path.suffix == ".parquet":
-        return _read_parquet(path)
+        return list(enumerate(_read_parquet(path), start=1))
     if path.suffix not in {".jsonl", ".json"}:
         raise SpecError(f"{path}: a data file ends in .jsonl, .json (one object per line) or .parquet")
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(_decoded(lines, path), start=1):
-            if line.strip():
-                rows.append(_parse_line(line, f"{path}: row {number}"))
-    return rows
+    with path.open("rb") as lines:
+        return [
+            (number, _parse_line(line, f"{path}: row {number}"))
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
 
 
-def _decoded(lines: Any, path: Path) -> Any:
+def _parse_line(line: bytes, where: str) -> dict[str, Any]:
     try:
-        yield from lines
+        row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-
-
-def _parse_line(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
+        raise SpecError(f"not UTF-8 text ({error.reason} at byte {error.start + 1} of the line)", where) from error
     except json.JSONDecodeError as error:
         raise SpecError(f"not JSON ({error.msg} at column {error.colno})", where) from error
     if not isinstance(row, dict):
@@ -68,7 +68,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise SpecError(f"{path}: not a Parquet file ({error})") from error
 
 
@@ -85,10 +85,10 @@ def load_demonstrations(source: ArithmeticSource | FileSource | HubSource, base_
         rows = [Demonstration(*pair) for pair in pairs]
     elif isinstance(source, FileSource):
         path = base_directory / Path(source.path).expanduser()
-        rows = _demonstrations(read_rows(path), source.prompt, source.completion, str(path))
+        rows = _demonstrations(numbered_rows(path), source.prompt, source.completion, str(path))
     else:
-        rows = _demonstrations(read_hub_rows(source.id, source.name, source.revision, source.split),
-                               source.prompt, source.completion, f"dataset {source.id}")  # fmt: skip
+        read = read_hub_rows(source.id, source.name, source.revision, source.split)
+        rows = _demonstrations(list(enumerate(read, start=1)), source.prompt, source.completion, f"dataset {source.id}")
     if not rows:
         raise SpecError(f"{source.kind} source has no rows")
     return Demonstrations(tuple(rows), digest([[row.prompt, row.completion] for row in rows]))
@@ -109,12 +109,14 @@ def read_hub_rows(id_: str, name: str | None, revision: str | None, split: str) 
         raise SpecError(f"dataset {id_!r} (split {split!r}) cannot be loaded: {reason}") from error
 
 
-def _demonstrations(rows: list[dict[str, Any]], prompt: str, completion: str, where: str) -> list[Demonstration]:
+def _demonstrations(
+    rows: list[tuple[int, dict[str, Any]]], prompt: str, completion: str, where: str
+) -> list[Demonstration]:
     return [
         Demonstration(
             _text_field(row, prompt, f"{where}: row {number}"), _text_field(row, completion, f"{where}: row {number}")
         )
-        for number, row in enumerate(rows, start=1)
+        for number, row in rows
     ]
 
 

@@ -64,7 +64,7 @@ def build_tokenizer(max_length: int) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(directory: Path, max_length: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json (the chat template inside it) into an existing directory."""
+    """Writes tokenizer.json and tokenizer_config.json (with the chat template) into an existing directory."""
     build_tokenizer(max_length).save_pretrained(directory, save_jinja_files=False)
 
 

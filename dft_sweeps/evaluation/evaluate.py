@@ -131,8 +131,9 @@ def check_lengths(
 def question_seed(benchmark: str, question_id: str, seed: int) -> int:
     """Seed of a question's first completion; completion i has this plus i.
 
-    The same for every checkpoint, so that checkpoints are compared under common random numbers. Seeds are hashed
-    into 63 bits and are multiples of 1024, the most samples a question can have, so streams never partly overlap.
+    The same for every checkpoint, so that checkpoints are compared under common random numbers. Seeds are
+    hashed into 63 bits and are multiples of 1024, the most samples a question can have, so streams never
+    partly overlap.
     """
     hashed = hashlib.sha256("\0".join((benchmark, question_id, str(seed))).encode()).digest()
     return (int.from_bytes(hashed[:8], "big") >> 1) // _MOST_SAMPLES * _MOST_SAMPLES

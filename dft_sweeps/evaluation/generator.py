@@ -16,9 +16,10 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and how to sample its `n` completions.
+    """One prompt and how to sample its `n` completions; temperature 0 is greedy, and then `n` must be 1.
 
     Completion i draws from the stream of `seed + i`, so the seeds of two requests must lie at least `n` apart.
+    Raises ValueError for values that mean nothing.
     """
 
     prompt: tuple[int, ...]
@@ -28,11 +29,27 @@ class Request:
     max_new_tokens: int
     seed: int
 
+    def __post_init__(self) -> None:
+        if not (
+            self.n >= 1
+            and self.temperature >= 0
+            and 0 < self.top_p <= 1
+            and self.max_new_tokens >= 1
+            and 0 <= self.seed < 2**63 - self.n
+        ):
+            raise ValueError(
+                f"not a way to sample: n={self.n}, temperature={self.temperature}, top_p={self.top_p}, "
+                f"max_new_tokens={self.max_new_tokens}, seed={self.seed}"
+            )
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(f"greedy sampling gives one completion, not {self.n}")
+
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled continuation: its token ids and the log-probability of each under the sampling policy's logits.
+    """One sampled continuation: its token ids and each one's log-probability under the policy itself.
 
+    The log-probabilities are the policy's own (temperature 1, the whole vocabulary), whatever the sampling was.
     `finish_reason` is "stop" when a stop token ended it (the stop token is then the last of `token_ids`) and
     "length" when `max_new_tokens` or the model's context did.
     """
@@ -55,11 +72,15 @@ class Canary:
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.logprobs):
-            raise ValueError(f"canary has {len(self.prompts)} prompts but {len(self.logprobs)} rows of logprobs")
+            raise ValueError(
+                f"canary has {len(self.prompts)} prompts but {len(self.logprobs)} rows of logprobs"
+            )
         for index, (prompt, row) in enumerate(zip(self.prompts, self.logprobs, strict=True)):
             if len(prompt) < 2 or len(row) != len(prompt) - 1:
-                raise ValueError(f"canary prompt {index}: {len(prompt)} tokens need {len(prompt) - 1} logprobs, "
-                                 f"got {len(row)} (and a prompt needs at least 2 tokens)")
+                raise ValueError(
+                    f"canary prompt {index}: {len(prompt)} tokens need {len(prompt) - 1} logprobs, "
+                    f"got {len(row)} (and a prompt needs at least 2 tokens)"
+                )
 
     def save(self, path: Path) -> None:
         """Writes the canary as JSON; floats keep every digit."""
@@ -71,8 +92,10 @@ class Canary:
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or set(content) != {"prompts", "logprobs"}:
             raise ValueError(f"{path}: not a canary file (expected the keys `prompts` and `logprobs`)")
-        return cls(prompts=tuple(tuple(int(token) for token in prompt) for prompt in content["prompts"]),
-                   logprobs=tuple(tuple(float(value) for value in row) for row in content["logprobs"]))
+        return cls(
+            prompts=tuple(tuple(int(token) for token in prompt) for prompt in content["prompts"]),
+            logprobs=tuple(tuple(float(value) for value in row) for row in content["logprobs"]),
+        )
 
 
 class Generator(Protocol):

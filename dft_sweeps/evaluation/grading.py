@@ -11,6 +11,7 @@ import concurrent.futures
 import hashlib
 import multiprocessing
 import re
+import threading
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,8 +26,7 @@ GRADERS = {
     "exact": "1",
     "math_verify": "0.9.0-1",
 }
-"""Version of each grader, raised whenever any verdict may change: for math_verify its release and our settings."""
-
+"""Version of each grader, raised whenever a verdict may change. math_verify: its release, then ours."""
 
 _CHILD_MODULE = "dft_sweeps.evaluation.math_verify_child"
 
@@ -50,8 +50,8 @@ def grader_version(grader: str) -> str:
 class GraderPool:
     """Grades completions; close it (or use it as a context manager) to end its child processes.
 
-    Children start at the first `math_verify` completion, `workers` of them. `timeout_s` is the wall-clock time
-    and `memory_mib` the memory that one completion may take.
+    Children start at the first `math_verify` completion, `workers` of them. `timeout_s` is the wall-clock
+    time and `memory_mib` the memory that one completion may take. Several threads may share a pool.
     """
 
     def __init__(self, workers: int = 1, timeout_s: float = 3.0, memory_mib: int = 1024) -> None:
@@ -61,6 +61,7 @@ class GraderPool:
         self._timeout_s = timeout_s
         self._memory_mib = memory_mib
         self._children: ProcessPool | None = None
+        self._starting = threading.Lock()
         self._verdicts: dict[bytes, Verdict] = {}
 
     def __enter__(self) -> GraderPool:
@@ -94,7 +95,9 @@ class GraderPool:
             return []
         children = self._started()
         futures = [
-            children.schedule(_grade_in_child, args=(*item, self._timeout_s), timeout=self._timeout_s)
+            children.schedule(
+                _grade_in_child, (*item, self._timeout_s, self._memory_mib), timeout=self._timeout_s
+            )
             for item in items
         ]
         return [self._outcome(future) for future in futures]
@@ -105,7 +108,7 @@ class GraderPool:
         error = future.exception()
         if error is None:
             return Verdict(*future.result())
-        if isinstance(error, BrokenProcessPool):
+        if isinstance(error, BrokenProcessPool | ImportError):
             raise error
         if isinstance(error, concurrent.futures.TimeoutError):
             return Verdict(None, None, f"took longer than {self._timeout_s:g} s")
@@ -114,27 +117,23 @@ class GraderPool:
         return Verdict(None, None, f"the grader raised {type(error).__name__}")
 
     def _started(self) -> ProcessPool:
-        if self._children is None:
-            from pebble import ProcessPool
+        with self._starting:
+            if self._children is None:
+                from pebble import ProcessPool
 
-            # A fork server: children come from a process without threads, with math-verify already imported.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([_CHILD_MODULE])
-            self._children = ProcessPool(
-                self._workers, initializer=_limit_child, initargs=(self._memory_mib,), context=context
-            )
-        return self._children
+                # A fork server: children come from a process without threads that has math-verify imported.
+                context = multiprocessing.get_context("forkserver")
+                context.set_forkserver_preload([_CHILD_MODULE])
+                self._children = ProcessPool(self._workers, context=context)
+            return self._children
 
 
-def _limit_child(memory_mib: int) -> None:
-    from dft_sweeps.evaluation.math_verify_child import limit_process
+def _grade_in_child(
+    gold: str, completion: str, seconds: float, memory_mib: int
+) -> tuple[bool | None, str | None, str]:
+    from dft_sweeps.evaluation.math_verify_child import grade, limit_process
 
     limit_process(memory_mib)
-
-
-def _grade_in_child(gold: str, completion: str, seconds: float) -> tuple[bool | None, str | None, str]:
-    from dft_sweeps.evaluation.math_verify_child import grade
-
     return grade(gold, completion, seconds)
 
 

@@ -1,9 +1,10 @@
-"""Intervals of an accuracy for new questions: questions are the sampling unit, a question's samples a cluster.
+"""Intervals of an accuracy for new questions: questions are the sampling unit, a question's samples a
+cluster.
 
-The method is chosen by simulated coverage (tests/evaluation/test_intervals.py): Clopper-Pearson at an effective
-sample size, as Korn and Graubard (1998) do for surveys. The design effect behind that size cannot be estimated when
-nearly all questions agree, where the plain cluster interval covers 44% instead of 95%; so it is shrunk towards that
-of a high intra-question correlation, the less the more questions dissent.
+The method is chosen by simulated coverage (tests/evaluation/test_intervals.py): Clopper-Pearson at an
+effective sample size, as Korn and Graubard (1998) do for surveys. The design effect behind that size cannot
+be estimated when nearly all questions agree, where the plain cluster interval covers 44% instead of 95%; so
+it is shrunk towards that of a high intra-question correlation, the less the more questions dissent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 
 _PRIOR_CORRELATION = 0.8
-"""Intra-question correlation assumed where the data cannot tell: the top of the usual range (0.72 was measured)."""
+"""Intra-question correlation assumed where the data cannot tell: high, as sharp policies have it."""
 
 _PRIOR_QUESTIONS = 1.0
 """Weight of that assumption, in questions that dissent from the majority verdict."""
@@ -81,7 +82,7 @@ def bounds(
 def average(intervals: Sequence[Interval]) -> Interval:
     """Unweighted mean of independent benchmarks' accuracies.
 
-    The distances from the means to the bounds add up in squares, each side by itself (MOVER; Zou and Donner 2008),
+    The distances from means to bounds add up in squares, each side by itself (MOVER; Zou and Donner 2008),
     which keeps the asymmetry that each benchmark's interval has near 0 and 1.
 
     Raises:
@@ -99,7 +100,7 @@ def average(intervals: Sequence[Interval]) -> Interval:
 def _design_effect(
     mean: NDArray[np.float64], variance: NDArray[np.float64], questions: int, samples: int
 ) -> NDArray[np.float64]:
-    """How many samples of clusters are worth one independent sample: 1 (no correlation) to `samples` (full)."""
+    """How many clustered samples are worth one independent one: 1 (no correlation) to `samples` (full)."""
     independent = mean * (1 - mean) / samples
     split = independent > 0
     estimated = np.where(split, np.clip(variance / np.where(split, independent, 1.0), 1, samples), 1.0)

@@ -1,34 +1,36 @@
-"""What a grading child runs: math-verify on one completion, inside limits that the parent and the kernel enforce.
+"""What a grading child runs: math-verify on one completion, inside limits that the parent and the kernel
+enforce.
 
-Imported in child processes only, so that sympy never enters the parent. A child keeps no state but math-verify's
-caches; it may be killed at any moment.
+Imported in child processes only, so that sympy never enters the parent. A child keeps no state but
+math-verify's caches; it may be killed at any moment.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import resource
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
 LONGEST_ANSWER = 512
 """Longest extracted answer that is compared, in characters."""
 
-# math-verify caches the patterns of one LaTeX configuration only: a second one would compile them again and again.
+# math-verify caches the patterns of one LaTeX configuration: a second one would compile them every time.
 _TARGETS = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 _SWALLOWED = (MemoryError, RecursionError)
 
 
+@functools.cache
 def limit_process(memory_mib: int) -> None:
-    """Bounds this process: so much memory beyond what it has now, no core dump, and a SIGTERM that always kills."""
+    """Bounds this process: `memory_mib` beyond what it has now, no core dump, a SIGTERM that always kills."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + memory_mib * 2**20
+    limit = psutil.Process().memory_info().vms + memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A Python-level handler waits for the end of a long C call; the default action does not.
@@ -58,17 +60,15 @@ def _grade(gold: str, completion: str, watch: _Watch) -> tuple[bool | None, str 
     if not golds or isinstance(golds[0], str):
         return None, None, f"the benchmark's answer {gold!r} does not parse"
     found = parse(completion, _TARGETS, parsing_timeout=None)
-    if watch.exhausted is not None:
-        return None, None, _exhausted(watch.exhausted)
     if not found:
-        return False, None, "no answer found"
+        return (False, None, "no answer found") if watch.exhausted is None else (None, None, watch.exhausted)
     extracted = str(found[-1])
     if len(extracted) > LONGEST_ANSWER:
         return None, None, f"the answer has {len(extracted)} characters, more than {LONGEST_ANSWER}"
     if verify(golds, found, timeout_seconds=None):
         return True, extracted, "equal"
     if watch.exhausted is not None:
-        return None, extracted, _exhausted(watch.exhausted)
+        return None, extracted, watch.exhausted
     return False, extracted, "not equal"
 
 
@@ -89,9 +89,12 @@ class _Watch:
         sys.settrace(None)
 
     @property
-    def exhausted(self) -> type[BaseException] | None:
+    def exhausted(self) -> str | None:
+        """What ran out, if anything did."""
         # Python switches a trace function off when calling it fails, as it does at the recursion limit.
-        return RecursionError if self._seen is None and sys.gettrace() is None else self._seen
+        if self._seen is None and sys.gettrace() is None:
+            return _exhausted(RecursionError)
+        return None if self._seen is None else _exhausted(self._seen)
 
     def _on_call(self, frame: FrameType, event: str, argument: Any) -> Any:
         frame.f_trace_lines = False

@@ -1,6 +1,7 @@
 """What an evaluation yields: completions as generated, then verdicts on them, and the numbers that follow.
 
-Completions and verdicts are separate records, so that a new grader judges old completions without generating again.
+Completions and verdicts are separate records, so that a new grader judges old completions without generating
+again.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     <root>/evaluations/<evaluation_id>/completions.parquet, evaluation.json
     <root>/grades/<grade_id>/verdicts.parquet, result.json
 
-An entry is written beside its place and renamed into it, so it is whole or absent; of two writers the first wins. Its
-JSON file holds the identity and the table's SHA-256. Reading compares both with what is asked for, and the rows with
-the questions. An entry that does not fit raises CorruptEntry with its path and is never used; deleting it is the way
-to evaluate again.
+An entry is written beside its place and renamed into it, so it is whole or absent; of two writers the first
+wins. Its JSON file holds the identity and the table's SHA-256. Reading compares both with what is asked for,
+and the rows with the questions. An entry that does not fit raises CorruptEntry with its path and is never
+used; deleting it is the way to evaluate again.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class EvaluationStore:
         }
         about = {
             "identity": _identity(result.key, result.grader),
+            "limited": result.limited,
             "sha256": _sha256(table),
             "counts": _counts(result),
             "interval": interval,
@@ -177,7 +178,6 @@ def _read_table(path: Path, about: dict[str, Any]) -> bytes:
 def _counts(result: BenchmarkResult) -> dict[str, Any]:
     """The part of a summary that follows from the verdicts alone, whatever the interval's method."""
     return {
-        "limited": result.limited,
         "questions": len(result.questions),
         "samples": result.key.sampling.samples,
         "accuracy": result.accuracy,

@@ -193,7 +193,8 @@ class Coordinator:
             self._say("train", f"{name}: started, {event.seconds:.0f} s after its driver")
         elif isinstance(event, StepRows):
             self._runs.log_steps(event.training_id, list(event.rows))
-            if time.monotonic() - state.shown_at > PROGRESS_EVERY_S:
+            last = event.rows[-1].step == state.prepared.facts.steps
+            if last or time.monotonic() - state.shown_at > PROGRESS_EVERY_S:
                 state.shown_at = time.monotonic()
                 self._say("train", f"{name}: {self._progress(state, event.rows[-1])}")
         elif isinstance(event, CheckpointWritten):

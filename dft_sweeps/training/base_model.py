@@ -1,8 +1,8 @@
-"""The embedded base policy from scratch: tokenizer, a Qwen2 of about a million parameters, training, measurement.
+"""The embedded base policy from scratch: tokenizer, a Qwen2 of about a million parameters, its training.
 
-One command makes the directory shipped as package data. It trains with this package's own loop on noisy
-demonstrations and stops while sampling still errs often, so that fine-tuning has something to improve. The same
-arguments, thread count and library versions give the same weights. The directory is replaced only by a whole one.
+One command makes the directory shipped as package data and measures it. It trains with the package's own loop
+on noisy demonstrations, so that sampling errs and fine-tuning has something to improve. The same arguments,
+thread count and library versions give the same weights. The directory is replaced only by a whole one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from dft_sweeps.training.loop import StepDone, train
 from dft_sweeps.training.policy import Policy
 from dft_sweeps.training.sharding import Ranks
 
-CONTEXT = 2048
-"""Longest sequence: the longest GSM8K problems and solutions fit, written almost byte by byte."""
+CONTEXT = 4096
+"""Longest sequence in tokens. Mathematical text costs about 0.8 tokens a byte, so benchmark prompts fit."""
 
 PACK_LENGTH = 128
 MICRO_BATCH_TOKENS = 4096
@@ -54,7 +54,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM
             num_key_value_heads=2,
             max_position_embeddings=CONTEXT,
             initializer_range=0.08,  # about 1 / sqrt(width): the usual 0.02 is for widths of thousands
-            tie_word_embeddings=False,  # vLLM on CPU keeps a stale copy of a tied output matrix when it reloads
+            tie_word_embeddings=False,  # vLLM on CPU reloads tied ones wrongly
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -62,7 +62,9 @@ def new_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM
     )
 
 
-def training_samples(tokenizer: PreTrainedTokenizerBase, count: int, wrong_steps: float, seed: int) -> Sequence[Sample]:
+def training_samples(
+    tokenizer: PreTrainedTokenizerBase, count: int, wrong_steps: float, seed: int
+) -> Sequence[Sample]:
     """Demonstrations of all levels in tokens."""
     source = ArithmeticSource(kind="arithmetic", samples=count, wrong_steps=wrong_steps, seed=seed)
     rows = load_demonstrations(source, Path()).rows
@@ -85,18 +87,28 @@ def fit(model: PreTrainedModel, samples: Sequence[Sample], settings: TrainSpec, 
 
 @torch.no_grad()
 def accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, level: int, count: int, temperature: float, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    level: int,
+    count: int,
+    temperature: float,
+    seed: int,
 ) -> float:
-    """Share of `count` held-out problems whose one completion boxes the right answer; temperature 0 is greedy."""
+    """Share of `count` held-out problems whose completion boxes the right answer (temperature 0: greedy)."""
     asked = problems(level, count, seed, "heldout")
     prompts = [prompt_ids(problem.question, tokenizer) for problem in asked]
     width = max(map(len, prompts))
     padded = [[tokenizer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    )
     sequences = model.eval().generate(
-        input_ids=torch.tensor(padded), attention_mask=torch.tensor(mask), max_new_tokens=MAX_NEW_TOKENS, **sampling
+        input_ids=torch.tensor(padded),
+        attention_mask=torch.tensor(mask),
+        max_new_tokens=MAX_NEW_TOKENS,
+        **sampling,
     )
     texts = tokenizer.batch_decode(sequences[:, width:])
     right = sum(last_boxed(text) == problem.answer for text, problem in zip(texts, asked, strict=True))
@@ -117,7 +129,7 @@ def measure(directory: Path, count: int, seed: int) -> dict[int, tuple[float, fl
 
 
 def make(directory: Path, settings: TrainSpec, wrong_steps: float, every: int) -> None:
-    """Writes tokenizer and trained policy to `directory`, replacing what is there once the new one is whole."""
+    """Writes tokenizer and trained policy to `directory`, replacing it once the new one is whole."""
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -127,7 +139,10 @@ def make(directory: Path, settings: TrainSpec, wrong_steps: float, every: int) -
     assert settings.steps is not None
     samples = training_samples(tokenizer, settings.steps * settings.batch_size, wrong_steps, settings.seed)
     tokens = sum(len(sample.ids) for sample in samples) / len(samples)
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} words, {tokens:.1f} tokens/sample", flush=True)
+    print(
+        f"{model.num_parameters():,} parameters, {len(tokenizer)} words, {tokens:.1f} tokens/sample",
+        flush=True,
+    )
     fit(model, samples, settings, every)
     model.save_pretrained(partial)
     (partial / "model.safetensors").chmod(0o644)  # written for its owner alone, which a package must not keep
@@ -142,9 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=32, help="samples per step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--wrong-steps", type=float, default=0.5, help="share of demonstrations with a wrong step")
+    parser.add_argument(
+        "--wrong-steps", type=float, default=0.5, help="share of demonstrations with a wrong step"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads; another number changes the last bits")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="torch threads; another number changes the last bits"
+    )
     parser.add_argument("--problems", type=int, default=500, help="held-out problems per level to measure on")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

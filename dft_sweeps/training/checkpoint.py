@@ -20,7 +20,7 @@ from dft_sweeps.training.model_files import weights_digest
 from dft_sweeps.training.policy import Policy, target_logprobs
 from dft_sweeps.training.sharding import Ranks
 
-CANARY_FILE = "canary.json"
+CANARY_FILE, WEIGHTS_FILE = "canary.json", "model.safetensors"
 _CANARY_PROMPTS, _CANARY_LENGTH = 4, 48
 
 
@@ -54,7 +54,9 @@ def save_checkpoint(
     tokenizer.save_pretrained(partial)
     tied = set(policy.model.all_tied_weights_keys)
     weights = {name: tensor.contiguous() for name, tensor in sorted(state.items()) if name not in tied}
-    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+    # save_file makes the file for its owner alone; storage is shared with engines that may run as somebody else.
+    shutil.copymode(partial / "config.json", partial / WEIGHTS_FILE)
     canary.save(partial / CANARY_FILE)
     digest = weights_digest(partial)
     shutil.rmtree(directory, ignore_errors=True)

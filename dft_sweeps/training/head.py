@@ -51,7 +51,9 @@ def token_objective(
     """
     targets = labels.reshape(-1) != IGNORE
     rows = hidden.reshape(-1, hidden.shape[-1])[targets]
-    return HeadSums(*_Head.apply(rows, weight, labels.reshape(-1)[targets], objective, scale, chunk))
+    # Inside the operation grad mode is always off, and its inputs say "needs gradient" even under no_grad.
+    wanted = (rows.requires_grad, weight.requires_grad) if torch.is_grad_enabled() else (False, False)
+    return HeadSums(*_Head.apply(rows, weight, labels.reshape(-1)[targets], objective, scale, chunk, wanted))
 
 
 class _Head(torch.autograd.Function):
@@ -64,10 +66,11 @@ class _Head(torch.autograd.Function):
         objective: TokenObjective,
         scale: float,
         chunk: int,
+        wanted: tuple[bool, bool],  # the gradient of `hidden`, of `weight`
     ) -> tuple[Tensor, ...]:
         wide = torch.promote_types(hidden.dtype, torch.float32)  # float64 stays float64
-        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        weight_grad = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        hidden_grad = torch.empty_like(hidden) if wanted[0] else None
+        weight_grad = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
         matrix = weight.to(hidden.dtype)
         sums = torch.zeros(4, dtype=wide, device=hidden.device)
         for start in range(0, len(hidden), chunk):
@@ -105,7 +108,7 @@ class _Head(torch.autograd.Function):
             hidden_grad = hidden_grad * upstream.to(hidden_grad.dtype)
         if weight_grad is not None:
             weight_grad = (weight_grad * upstream).to(ctx.weight_dtype)
-        return hidden_grad, weight_grad, None, None, None, None
+        return hidden_grad, weight_grad, None, None, None, None, None
 
 
 def _losses_and_coefficients(objective: TokenObjective, logp: Tensor) -> tuple[Tensor, Tensor]:

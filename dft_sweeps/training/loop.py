@@ -64,6 +64,7 @@ def train(
     steps = total_steps(settings, len(samples))
     optimizer = adamw(policy, settings)
     objective = OBJECTIVES[settings.objective.kind]
+    device = next(policy.parameters()).device
     seen_tokens = seen_samples = 0
     if 0 in evaluate_at:
         yield CheckpointReady(0)
@@ -72,13 +73,13 @@ def train(
         indices = batch_indices(step, settings, len(samples))
         batch = [samples[index] for index in indices]
         mine, denominator = split_batch(batch, micro_batch_tokens, pack_length, ranks)
-        sums = torch.zeros(4)
+        sums = torch.zeros(4, device=device)
         for index, micro_batch in enumerate(mine):
             ranks.sync_gradients(policy, index == len(mine) - 1)
             # FSDP2 averages gradients over ranks; the denominator is already global.
             result = policy(micro_batch, objective, ranks.world_size / denominator)
             result.objective.backward()
-            sums += torch.stack(result).detach().float().cpu()
+            sums += torch.stack(result).detach()
         norm = ranks.clip_gradients(policy, settings.optimizer.clip_norm)
         sums = ranks.sum(sums)
         if not (math.isfinite(norm) and bool(sums.isfinite().all())):

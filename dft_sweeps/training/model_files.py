@@ -92,10 +92,10 @@ def _header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
             if not 2 <= length <= 100_000_000:
                 raise ValueError("bad header length")
             header = json.loads(stream.read(length))
-        except ValueError as error:
+            header.pop("__metadata__", None)
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
             raise SpecError(f"{file}: not a safetensors file, or truncated ({error})") from error
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if file.stat().st_size != 8 + length + end:
         raise SpecError(f"{file}: truncated; {file.stat().st_size} bytes, its header says {8 + length + end}")
     return header, 8 + length
@@ -112,6 +112,8 @@ def weights_digest(directory: Path) -> str:
             left = end - begin
             while left:
                 block = stream.read(min(_BLOCK, left))
+                if not block:
+                    raise SpecError(f"{file}: became shorter while it was read")
                 total.update(block)
                 left -= len(block)
     return total.hexdigest()

@@ -15,6 +15,8 @@ from dft_sweeps.spec.models import TrainSpec
 def total_steps(train: TrainSpec, samples: int) -> int:
     """Optimizer steps of a trial on so many samples; the last incomplete batch of each epoch is left out.
 
+    Part of an epoch is rounded down to whole steps, but there is at least one.
+
     Raises:
         SpecError: fewer samples than one batch.
     """
@@ -23,7 +25,8 @@ def total_steps(train: TrainSpec, samples: int) -> int:
     if train.steps is not None:
         return train.steps
     assert train.epochs is not None
-    return max(1, math.floor(train.epochs * (samples // train.batch_size)))
+    # Rounded first, or 0.29 epochs of 100 steps would be 28.999999999999996 steps.
+    return max(1, math.floor(round(train.epochs * (samples // train.batch_size), 6)))
 
 
 @lru_cache(maxsize=2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -45,7 +44,7 @@ class Ranks:
         return float(norm.full_tensor() if isinstance(norm, dist.tensor.DTensor) else norm)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of a CPU tensor over the ranks."""
+        """Sum over the ranks of a tensor on the policy's device, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values

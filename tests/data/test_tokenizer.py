@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parents[2] / "dft_sweeps" / "data" / "base_model"
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
     """The tokenizer as others meet it: saved and loaded again."""
     directory = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(directory, max_length=2048)
+    save_tokenizer(directory, max_length=4096)
     return AutoTokenizer.from_pretrained(directory)
 
 
@@ -68,8 +68,8 @@ def test_demonstrations_are_short(
 
 
 def test_building_twice_gives_the_shipped_tokenizer() -> None:
-    built = build_tokenizer(max_length=2048).backend_tokenizer.to_str()
-    assert built == build_tokenizer(max_length=2048).backend_tokenizer.to_str()
+    built = build_tokenizer(max_length=4096).backend_tokenizer.to_str()
+    assert built == build_tokenizer(max_length=4096).backend_tokenizer.to_str()
     shipped = AutoTokenizer.from_pretrained(SHIPPED)
-    assert shipped.get_vocab() == build_tokenizer(max_length=2048).get_vocab()
+    assert shipped.get_vocab() == build_tokenizer(max_length=4096).get_vocab()
     assert LEVELS == (1, 2, 3)

@@ -1,4 +1,4 @@
-"""Shared by the evaluation tests: a real tokenizer, the real benchmark files, a generator with scripted answers."""
+"""Shared by the evaluation tests: a real tokenizer, the real benchmark files, a scripted generator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED_BENCHMARKS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 
 
 class ScriptedGenerator:
-    """Answers the k-th sample of the i-th request with `answer(i, k)`; the answer `cut` hits the length limit."""
+    """Answers sample k of request i with `answer(i, k)`; the answer `cut` hits the length limit."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, answer: Callable[[int, int], str], cut: str = ""

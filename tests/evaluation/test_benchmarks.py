@@ -53,9 +53,8 @@ def test_embedded_benchmark_asks_the_held_out_problems_without_a_suffix(level: i
 def test_gsm8k_answer_is_what_follows_the_last_mark(tmp_path: Path) -> None:
     benchmark = load("gsm8k", write_lines(tmp_path / "rows.jsonl", ROWS))
     assert [question.answer for question in benchmark.questions] == ["8", "1,450"]
-    assert benchmark.questions[0].prompt_text == (
-        "How many legs have two cats?\nPlease reason step by step, and put your final answer within \\boxed{}."
-    )
+    suffix = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+    assert benchmark.questions[0].prompt_text == "How many legs have two cats?" + suffix
 
 
 def test_numbers_become_text(tmp_path: Path) -> None:
@@ -107,9 +106,9 @@ def test_limit_is_stated_only_where_it_leaves_something_out(
 
 
 def test_unknown_name_is_refused_with_the_nearest_and_all(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="'gsm8'.*did you mean 'gsm8k'.*amc23, arithmetic_1"):
+    with pytest.raises(SpecError, match=r"'gsm8'.*did you mean 'gsm8k'.*amc23, arithmetic_1"):
         load("gsm8")
-    with pytest.raises(SpecError, match="unknown benchmark '../gsm8k'"):
+    with pytest.raises(SpecError, match=r"unknown benchmark '\.\./gsm8k'"):
         load("../gsm8k")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ CUT = "Ones: 3+4="
 
 
 def answer(question: int, sample: int) -> str:
-    """Of every four samples: the right answer in even questions, a wrong one, the right one, one that is cut."""
+    """Four samples: the right answer (even questions only), a wrong one, the right one, one that is cut."""
     right = f"done, \\boxed{{{BENCHMARK.questions[question].answer}}}"
     return [right if question % 2 == 0 else "no idea", "\\boxed{-1}", right, CUT][sample]
 
@@ -99,7 +100,7 @@ def test_streams_of_questions_are_disjoint() -> None:
     seeds = sorted(
         question_seed(name, str(number), seed) for name in names for number in range(2000) for seed in (0, 1)
     )
-    assert all(second - first >= 1024 for first, second in zip(seeds, seeds[1:], strict=False))
+    assert all(second - first >= 1024 for first, second in pairwise(seeds))
     assert seeds[0] >= 0
     assert seeds[-1] + 1023 < 2**63
     # They use the whole range: no digest was cut short.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,13 @@ def test_cache_keeps_graders_and_pairs_apart() -> None:
         ]
         assert pool.grade([("27", r"\boxed{27.0}")], "math_verify")[0].correct is True
         assert pool.grade([("27", r"\boxed{27.0}")], "exact")[0].correct is False
+
+
+def test_threads_share_a_pool() -> None:
+    items = [("42", f"\\boxed{{{40 + index % 4}}} of {index}") for index in range(80)]
+    with GraderPool() as pool, ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(lambda at: pool.grade(items[at : at + 20], "math_verify"), range(0, 80, 20)))
+    assert [verdict.correct for part in parts for verdict in part] == [False, False, True, False] * 20
 
 
 def test_exact_needs_no_child_process() -> None:

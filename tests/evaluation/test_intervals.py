@@ -21,7 +21,7 @@ CELLS = [
 def moments(
     rng: np.random.Generator, questions: int, samples: int, correlation: float, accuracy: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means and unbiased variances of questions' accuracies in simulated evaluations, beta-binomial by question."""
+    """Mean and unbiased variance of the questions' accuracies in each simulated, beta-binomial evaluation."""
     strength = (1 - correlation) / correlation
     of_questions = rng.beta(accuracy * strength, (1 - accuracy) * strength, (SIMULATIONS, questions))
     shares = rng.binomial(samples, of_questions) / samples
@@ -31,8 +31,9 @@ def moments(
 def test_coverage_of_the_interval() -> None:
     """At least 93% everywhere, at most 97% where questions are many and accuracies moderate.
 
-    1500 evaluations a cell have a standard error of 0.6 points, so over 350 cells a method that covers exactly 94.5%
-    in its worst ones stays above 92.8%; the plain cluster interval covers 44% in its worst cell.
+    1500 evaluations a cell have a standard error of 0.6 points, so over 350 cells a method that covers
+    exactly 94.5% in its worst ones stays above 92.8%; the plain cluster interval covers 44% in its worst
+    cell.
     """
     rng = np.random.default_rng(20250805)
     covered = {}
@@ -64,7 +65,7 @@ def test_coverage_of_the_average_over_benchmarks() -> None:
 
 
 def test_narrower_than_counting_questions_as_single_answers() -> None:
-    """Clopper-Pearson at the number of questions is safe too; this has to be better where samples say more."""
+    """Clopper-Pearson at the number of questions is safe too; this must be better where samples say more."""
     rng = np.random.default_rng(1)
     for accuracy, share in ((0.07, 0.93), (0.38, 0.87)):
         mean, variance = moments(rng, 40, 16, 0.5, accuracy)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dft_sweeps.evaluation.generator import Canary, Request
-from services.engine import EngineSettings
+from services.engine_settings import EngineSettings
 
 STOP_TOKEN = 1
 ENGINE = EngineSettings(stop_token_ids=(STOP_TOKEN,), max_model_len=512, kv_cache_gib=0.25)
@@ -27,9 +27,14 @@ class Checkpoint:
         from transformers import Qwen2ForCausalLM
 
         model = Qwen2ForCausalLM.from_pretrained(self.directory, dtype="float32")
-        tokens = model.generate(torch.tensor([prompt]), max_new_tokens=max_new_tokens, do_sample=False,
-                                eos_token_id=STOP_TOKEN, pad_token_id=0)
-        return tuple(tokens[0, len(prompt):].tolist())
+        tokens = model.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=STOP_TOKEN,
+            pad_token_id=0,
+        )
+        return tuple(tokens[0, len(prompt) :].tolist())
 
 
 def make_checkpoint(directory: Path, seed: int, tied: bool, vocabulary: int = 512) -> Checkpoint:
@@ -38,16 +43,28 @@ def make_checkpoint(directory: Path, seed: int, tied: bool, vocabulary: int = 51
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
-    config = Qwen2Config(vocab_size=vocabulary, hidden_size=128, intermediate_size=256, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
-                         tie_word_embeddings=tied, eos_token_id=STOP_TOKEN, bos_token_id=0, initializer_range=0.1)
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=tied,
+        eos_token_id=STOP_TOKEN,
+        bos_token_id=0,
+        initializer_range=0.1,
+    )
     model = Qwen2ForCausalLM(config)
     model.save_pretrained(directory)
     prompts = tuple(random_prompts(count=4, length=12, seed=7))
     with torch.no_grad():
         rows = [model(torch.tensor([prompt])).logits[0, :-1].log_softmax(-1) for prompt in prompts]
-    logprobs = tuple(tuple(row[i, token].item() for i, token in enumerate(prompt[1:]))
-                     for row, prompt in zip(rows, prompts, strict=True))
+    logprobs = tuple(
+        tuple(row[i, token].item() for i, token in enumerate(prompt[1:]))
+        for row, prompt in zip(rows, prompts, strict=True)
+    )
     return Checkpoint(str(directory), f"seed-{seed}", Canary(prompts, logprobs))
 
 
@@ -57,8 +74,11 @@ def random_prompts(count: int, length: int, seed: int) -> list[tuple[int, ...]]:
     return [tuple(stream.randrange(3, 500) for _ in range(length)) for _ in range(count)]
 
 
-def sampled(prompts: list[tuple[int, ...]], n: int = 1, temperature: float = 0.0,
-            max_new_tokens: int = 24) -> list[Request]:
+def sampled(
+    prompts: list[tuple[int, ...]], n: int = 1, temperature: float = 0.0, max_new_tokens: int = 24
+) -> list[Request]:
     """One request per prompt with well-spaced seeds."""
-    return [Request(prompt, n, temperature, 1.0, max_new_tokens, seed=1000 * index)
-            for index, prompt in enumerate(prompts)]
+    return [
+        Request(prompt, n, temperature, 1.0, max_new_tokens, seed=1000 * index)
+        for index, prompt in enumerate(prompts)
+    ]

@@ -23,6 +23,8 @@ from services.engine_actor import EngineError
 from services.lease import Engine
 from services.pool import Pool, PoolError, PoolSettings, start_pool
 
+pytestmark = pytest.mark.ray
+
 PROMPTS = random_prompts(count=3, length=20, seed=11)
 
 
@@ -72,22 +74,25 @@ def test_generation_needs_the_weights_it_names(pool: Pool, checkpoints: list[Che
             ray.get(engine._actor.generate.remote(engine._lease_id, "other", sampled(PROMPTS)))
 
 
-def test_refused_directory_leaves_the_engine_at_work(pool: Pool, checkpoints: list[Checkpoint], tmp_path: Path) -> None:
+def test_refused_directory_leaves_the_engine_at_work(
+    pool: Pool, checkpoints: list[Checkpoint], tmp_path: Path
+) -> None:
     with pool.lease() as engine:
         _require_works(engine, checkpoints[0])
-        with pytest.raises(ValueError, match="config.json is missing"):
+        with pytest.raises(ValueError, match=r"config\.json is missing"):
             engine.swap(str(tmp_path), "empty", checkpoints[0].canary)
         assert len(engine.generate(sampled(PROMPTS))) == 3
 
 
 def test_failed_canary_breaks_the_engine_and_the_next_lease_gets_a_new_one(
-        pool: Pool, checkpoints: list[Checkpoint]) -> None:
+    pool: Pool, checkpoints: list[Checkpoint]
+) -> None:
     with pool.lease() as engine:
         broken = _process_id(engine)
         _require_works(engine, checkpoints[2])
         with pytest.raises(CanaryError):
             engine.swap(checkpoints[0].directory, checkpoints[0].digest, checkpoints[1].canary)
-        with pytest.raises(EngineError, match="the engine is broken: its swap to .* did not finish"):
+        with pytest.raises(EngineError, match=r"the engine is broken: its swap to .* did not finish"):
             engine.generate(sampled(PROMPTS))
     with pool.lease() as engine:
         assert _process_id(engine) != broken
@@ -132,7 +137,9 @@ def test_idle_lease_is_kept_and_a_released_one_is_refused(pool: Pool, checkpoint
         engine.generate(sampled(PROMPTS))
 
 
-def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, checkpoints: list[Checkpoint]) -> None:
+def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(
+    pool: Pool, checkpoints: list[Checkpoint]
+) -> None:
     @ray.remote(num_cpus=0)
     class Owner:
         def start(self, pool: Pool, directory: str, digest: str, canary: Canary, long: list[Request]) -> None:
@@ -144,7 +151,9 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, check
 
     owner: Any = Owner.remote()
     long = sampled(random_prompts(400, 10, seed=1), n=16, temperature=1.0, max_new_tokens=400)
-    ray.get(owner.start.remote(pool, checkpoints[0].directory, checkpoints[0].digest, checkpoints[0].canary, long))
+    ray.get(
+        owner.start.remote(pool, checkpoints[0].directory, checkpoints[0].digest, checkpoints[0].canary, long)
+    )
     ray.kill(owner)
     started = time.monotonic()
     with pool.lease() as engine:
@@ -153,7 +162,7 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, check
 
 
 def test_pool_that_cannot_start_says_why(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match="config.json is missing"):
+    with pytest.raises(PoolError, match=r"config\.json is missing"):
         start_pool(PoolSettings(ENGINE, name="hopeless", num_cpus=0.0), str(tmp_path))
 
 
@@ -162,10 +171,11 @@ def test_lease_on_a_pool_that_is_not_there(cluster: None, pool: Pool) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_no_engine_outlives_its_pool_or_its_cluster(checkpoints: list[Checkpoint]) -> None:
     script = textwrap.dedent(f"""
         import ray
-        from services.engine import EngineSettings
+        from services.engine_settings import EngineSettings
         from services.pool import PoolSettings, start_pool
         ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False)
         for _ in range(2):
@@ -176,7 +186,9 @@ def test_no_engine_outlives_its_pool_or_its_cluster(checkpoints: list[Checkpoint
             pool.shutdown()
             print("stopped", flush=True)
     """)
-    driver = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert driver.stdin and driver.stdout
     first = int(_next_line(driver.stdout, "engine").split()[1])
     assert psutil.pid_exists(first)

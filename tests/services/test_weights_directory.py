@@ -37,7 +37,9 @@ def _remove_weights(directory: Path) -> None:
 
 
 def _name_missing_shard(directory: Path) -> None:
-    index = {"weight_map": {"lm_head.weight": "model.safetensors", "model.norm.weight": "model-00002.safetensors"}}
+    index = {
+        "weight_map": {"lm_head.weight": "model.safetensors", "model.norm.weight": "model-00002.safetensors"}
+    }
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
@@ -45,27 +47,40 @@ def _remove_config(directory: Path) -> None:
     (directory / "config.json").unlink()
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (_truncate, "truncated or damaged"), (_cut_header, "truncated"), (_empty, "truncated"),
-    (_remove_weights, r"missing weights file\(s\) model.safetensors"),
-    (_name_missing_shard, r"missing weights file\(s\) model-00002.safetensors"),
-    (_remove_config, "config.json is missing")])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_truncate, "truncated or damaged"),
+        (_cut_header, "truncated"),
+        (_empty, "truncated"),
+        (_remove_weights, r"missing weights file\(s\) model.safetensors"),
+        (_name_missing_shard, r"missing weights file\(s\) model-00002.safetensors"),
+        (_remove_config, "config.json is missing"),
+    ],
+)
 def test_damaged_directory_is_refused(directory: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(directory)
     with pytest.raises(ValueError, match=message):
         read_layout(directory)
 
 
-def test_other_provenance_is_the_same_layout(checkpoints: list[Checkpoint], directory: Path) -> None:
+def test_other_spelling_and_inert_keys_are_the_same_layout(
+    checkpoints: list[Checkpoint], directory: Path
+) -> None:
     config = json.loads((directory / "config.json").read_text())
     rope = config.pop("rope_parameters")
-    older = config | {"transformers_version": "4.44.0", "torch_dtype": "bfloat16", "rope_theta": rope["rope_theta"]}
+    older = config | {"transformers_version": "4.44.0", "torch_dtype": "bfloat16", "pad_token_id": 0}
+    older["rope_theta"] = rope["rope_theta"]
     (directory / "config.json").write_text(json.dumps(older))
     require_same_layout(read_layout(Path(checkpoints[0].directory)), read_layout(directory), directory)
 
 
-@pytest.mark.parametrize(("key", "value"), [("rms_norm_eps", 1e-5), ("num_attention_heads", 2), ("model_type", "llama")])
-def test_other_architecture_is_refused(checkpoints: list[Checkpoint], directory: Path, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("rms_norm_eps", 1e-5), ("num_attention_heads", 2), ("model_type", "llama")]
+)
+def test_other_architecture_is_refused(
+    checkpoints: list[Checkpoint], directory: Path, key: str, value: object
+) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(ValueError, match=f"config {key}"):

@@ -41,7 +41,16 @@ def test_the_shipped_policy_is_worth_fine_tuning() -> None:
 def test_the_command_is_deterministic_and_says_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = ["--steps", "3", "--batch-size", "8", "--problems", "2", "--threads", str(torch.get_num_threads())]
+    short = [
+        "--steps",
+        "3",
+        "--batch-size",
+        "8",
+        "--problems",
+        "2",
+        "--threads",
+        str(torch.get_num_threads()),
+    ]
     main(["--out", str(tmp_path / "one"), *short])
     main(["--out", str(tmp_path / "two"), *short])
     main(["--out", str(tmp_path / "three"), *short, "--seed", "1"])

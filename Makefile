@@ -1,0 +1,72 @@
+# Everything a developer or a newcomer types. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# uv does not read pip's configuration. Where pip was told where wheels are, so is uv; elsewhere uv finds
+# PyTorch's CPU build itself.
+ifneq ($(PIP_FIND_LINKS),)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+else
+TORCH := --torch-backend cpu
+endif
+ifneq ($(PIP_INDEX_URL),)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+UV := $(BIN)/uv
+INSTALL := $(UV) pip install --python $(BIN)/python --override docker/overrides-cpu.txt --compile-bytecode $(TORCH)
+
+.PHONY: help
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "dft-sweeps needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "==> making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "venv is missing: on Debian, apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/installed: $(UV) docker/requirements-cpu.txt pyproject.toml
+	@echo "==> installing dft-sweeps for CPUs into $(VENV) (about 230 packages, 1.3 GB)"
+	$(INSTALL) -r docker/requirements-cpu.txt
+	@$(INSTALL) --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed docker/requirements-dev.txt
+	@echo "==> installing what the tests need"
+	@$(INSTALL) --quiet -r docker/requirements-dev.txt
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/installed  ## Install into .venv.
+
+.PHONY: quickstart
+quickstart: $(VENV)/installed  ## Install, then run sweep_specs/quickstart.yaml to its table and picture.
+	@$(BIN)/dft-sweeps run sweep_specs/quickstart.yaml
+
+.PHONY: check
+check: $(VENV)/installed-dev  ## Lint, types and the import contract.
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: test
+test: check  ## Every test that is not slow.
+	$(BIN)/python -m pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(VENV)/installed-dev  ## The slow tests: whole specs and interrupted sweeps.
+	$(BIN)/python -m pytest -m slow
+
+.PHONY: base-model
+base-model: $(VENV)/installed  ## Train the embedded base policy anew.
+	$(BIN)/python -m dft_sweeps.training.base_model --out dft_sweeps/data/base_model
+
+.PHONY: requirements
+requirements: $(UV)  ## Pin the newest versions that fit pyproject.toml.
+	$(UV) pip compile --quiet --upgrade --override docker/overrides-cpu.txt --no-emit-find-links --no-emit-index-url \
+	  $(TORCH) --no-header --extra cpu pyproject.toml -o docker/requirements-cpu.txt
+	$(UV) pip compile --quiet --upgrade --override docker/overrides-cpu.txt --no-emit-find-links --no-emit-index-url \
+	  $(TORCH) --no-header --extra dev --constraint docker/requirements-cpu.txt pyproject.toml -o docker/requirements-dev.txt
