@@ -138,10 +138,8 @@ class Pool:
             engine.release()
 
     def shutdown(self) -> None:
-        """Stops every engine, and Serve itself when nothing else runs on it. Open leases end with EngineError."""
+        """Stops every engine. Open leases end with EngineError. Serve's controller stays, as on any Serve cluster."""
         serve.delete(self.name)
-        if not serve.status().applications:
-            serve.shutdown()
 
 
 def start_pool(

@@ -136,12 +136,12 @@ def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:
 
 def pool_settings(prepared: PreparedSweep) -> PoolSettings:
     """The pool that a spec asks for, for its model."""
-    from services.engine import EngineSettings
+    from services.engine_settings import EngineSettings
     from services.pool import PoolSettings
 
     pool = prepared.sweep.spec.pool
     engine = EngineSettings(
-        stop_token_ids=(prepared.tokenizer.eos_token_id,),
+        stop_token_ids=stop_tokens(prepared),
         max_model_len=pool.max_model_len,
         device="cuda" if pool.gpus_per_engine else "cpu",
         dtype=pool.dtype,
@@ -154,6 +154,17 @@ def pool_settings(prepared: PreparedSweep) -> PoolSettings:
     return PoolSettings(
         engine=engine, replicas=pool.replicas, num_cpus=pool.cpus_per_engine, num_gpus=pool.gpus_per_engine
     )
+
+
+def stop_tokens(prepared: PreparedSweep) -> tuple[int, ...]:
+    """What ends a completion: the end-of-sequence tokens of the tokenizer and of the model's generation settings."""
+    from transformers import GenerationConfig
+
+    tokens = {prepared.tokenizer.eos_token_id}
+    if (prepared.model.directory / "generation_config.json").is_file():
+        ends = GenerationConfig.from_pretrained(prepared.model.directory).eos_token_id
+        tokens |= {ends} if isinstance(ends, int) else set(ends or ())
+    return tuple(sorted(tokens))
 
 
 def provenance(prepared: PreparedSweep) -> dict[str, str]:

@@ -79,9 +79,7 @@ class BenchmarkFile(SpecModel):
 
 def benchmark_names() -> list[str]:
     """Names of all shipped benchmarks."""
-    return sorted(
-        file.name.removesuffix(".yaml") for file in _files().iterdir() if file.name.endswith(".yaml")
-    )
+    return sorted(file.name.removesuffix(".yaml") for file in _files().iterdir() if file.name.endswith(".yaml"))
 
 
 def load_benchmark(spec: BenchmarkSpec, base_directory: Path) -> Benchmark:
@@ -96,9 +94,7 @@ def load_benchmark(spec: BenchmarkSpec, base_directory: Path) -> Benchmark:
         path = base_directory / Path(spec.path).expanduser()
         questions = _from_rows(read_rows(path), declared, str(path))
     elif isinstance(declared.source, HubQuestions):
-        questions = _from_rows(
-            _hub_rows(spec.name, declared.source), declared, f"dataset {declared.source.id}"
-        )
+        questions = _from_rows(_hub_rows(spec.name, declared.source), declared, f"dataset {declared.source.id}")
     else:
         questions = _from_generator(declared.source, declared.prompt_suffix)
     kept = questions[: spec.limit]
@@ -116,9 +112,7 @@ def _declared(name: str) -> BenchmarkFile:
         nearest = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise SpecError(f"unknown benchmark {name!r}; {hint}valid are {', '.join(names)}")
-    return BenchmarkFile.model_validate(
-        yaml.safe_load((_files() / f"{name}.yaml").read_text(encoding="utf-8"))
-    )
+    return BenchmarkFile.model_validate(yaml.safe_load((_files() / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def _hub_rows(name: str, source: HubQuestions) -> list[dict[str, Any]]:
@@ -137,9 +131,7 @@ def _from_generator(source: ArithmeticQuestions, suffix: str) -> tuple[Question,
 def _from_rows(rows: list[dict[str, Any]], declared: BenchmarkFile, where: str) -> tuple[Question, ...]:
     if not rows:
         raise SpecError(f"{where}: no questions")
-    return tuple(
-        _question(row, number, declared, f"{where}: row {number}") for number, row in enumerate(rows, start=1)
-    )
+    return tuple(_question(row, number, declared, f"{where}: row {number}") for number, row in enumerate(rows, start=1))
 
 
 def _question(row: dict[str, Any], number: int, declared: BenchmarkFile, where: str) -> Question:

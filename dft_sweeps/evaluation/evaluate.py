@@ -85,16 +85,12 @@ def grade(completions: Completions, benchmark: Benchmark, graders: GraderPool) -
     return BenchmarkResult(completions.key, grader_version(benchmark.grader), benchmark.limited, questions)
 
 
-def evaluation_key(
-    weights_digest: str, benchmark: Benchmark, template: str, sampling: SamplingSpec
-) -> EvaluationKey:
+def evaluation_key(weights_digest: str, benchmark: Benchmark, template: str, sampling: SamplingSpec) -> EvaluationKey:
     """The identity of an evaluation that may not have happened yet."""
     return EvaluationKey(weights_digest, benchmark.name, benchmark.digest, template, sampling)
 
 
-def requests(
-    benchmark: Benchmark, sampling: SamplingSpec, tokenizer: PreTrainedTokenizerBase
-) -> list[Request]:
+def requests(benchmark: Benchmark, sampling: SamplingSpec, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
     """What a generator is asked for: one request per question, in the benchmark's order."""
     return [
         Request(
@@ -151,9 +147,7 @@ def _rows(
     completions: Sequence[Completion],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[CompletionRow]:
-    assert len(completions) == sampling.samples, (
-        f"{len(completions)} completions instead of {sampling.samples}"
-    )
+    assert len(completions) == sampling.samples, f"{len(completions)} completions instead of {sampling.samples}"
     seed = question_seed(benchmark.name, question.id, sampling.seed)
     texts = tokenizer.batch_decode([list(each.token_ids) for each in completions], skip_special_tokens=True)
     return [

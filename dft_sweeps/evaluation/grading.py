@@ -95,9 +95,7 @@ class GraderPool:
             return []
         children = self._started()
         futures = [
-            children.schedule(
-                _grade_in_child, (*item, self._timeout_s, self._memory_mib), timeout=self._timeout_s
-            )
+            children.schedule(_grade_in_child, (*item, self._timeout_s, self._memory_mib), timeout=self._timeout_s)
             for item in items
         ]
         return [self._outcome(future) for future in futures]
@@ -128,9 +126,7 @@ class GraderPool:
             return self._children
 
 
-def _grade_in_child(
-    gold: str, completion: str, seconds: float, memory_mib: int
-) -> tuple[bool | None, str | None, str]:
+def _grade_in_child(gold: str, completion: str, seconds: float, memory_mib: int) -> tuple[bool | None, str | None, str]:
     from dft_sweeps.evaluation.math_verify_child import grade, limit_process
 
     limit_process(memory_mib)

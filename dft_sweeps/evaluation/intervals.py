@@ -45,9 +45,7 @@ def interval(per_question_correct: Sequence[Sequence[bool]], level: float = LEVE
     """
     lengths = {len(row) for row in per_question_correct}
     if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(
-            f"an interval needs equally many samples (at least one) per question, got {sorted(lengths)}"
-        )
+        raise ValueError(f"an interval needs equally many samples (at least one) per question, got {sorted(lengths)}")
     correct = np.asarray(per_question_correct, dtype=bool)
     questions, samples = correct.shape
     of_questions = correct.mean(axis=1)
@@ -68,9 +66,7 @@ def bounds(
     from scipy.special import betaincinv
 
     mean = np.asarray(mean, dtype=np.float64)
-    size = (
-        questions * samples / _design_effect(mean, np.asarray(variance, dtype=np.float64), questions, samples)
-    )
+    size = questions * samples / _design_effect(mean, np.asarray(variance, dtype=np.float64), questions, samples)
     right, wrong = mean * size, (1 - mean) * size
     tail = (1 - level) / 2
     # betaincinv has no value at 0 successes or failures, where the bound is 0 or 1 by definition.

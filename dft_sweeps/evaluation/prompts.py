@@ -42,6 +42,4 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.chat_template is None:
-        raise SpecError(
-            "the model's tokenizer has no chat template, so there is no telling how to write a prompt"
-        )
+        raise SpecError("the model's tokenizer has no chat template, so there is no telling how to write a prompt")

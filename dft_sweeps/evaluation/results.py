@@ -92,9 +92,7 @@ class BenchmarkResult:
     @cached_property
     def interval(self) -> Interval:
         """Accuracy and its 95% interval for new questions. Ungradable completions count as wrong."""
-        return interval(
-            [[s.verdict.correct is True for s in question.samples] for question in self.questions]
-        )
+        return interval([[s.verdict.correct is True for s in question.samples] for question in self.questions])
 
     @property
     def accuracy(self) -> float:

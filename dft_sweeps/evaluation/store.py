@@ -105,9 +105,7 @@ class EvaluationStore:
             raise CorruptEntry(directory / "result.json", "its counts disagree with the verdicts beside it")
         return result
 
-    def load_or_regrade(
-        self, key: EvaluationKey, benchmark: Benchmark, graders: GraderPool
-    ) -> BenchmarkResult | None:
+    def load_or_regrade(self, key: EvaluationKey, benchmark: Benchmark, graders: GraderPool) -> BenchmarkResult | None:
         """What is known without generating: stored verdicts, or else new verdicts on stored completions.
 
         Raises:

@@ -60,9 +60,7 @@ def completion_rows(columns: Columns) -> tuple[CompletionRow, ...]:
     rows = zip(*(columns[name] for name in names), strict=True)
     records = (dict(zip(names, row, strict=True)) for row in rows)
     return tuple(
-        CompletionRow(
-            **record | {"token_ids": tuple(record["token_ids"]), "logprobs": tuple(record["logprobs"])}
-        )
+        CompletionRow(**record | {"token_ids": tuple(record["token_ids"]), "logprobs": tuple(record["logprobs"])})
         for record in records
     )
 

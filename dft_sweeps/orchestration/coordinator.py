@@ -6,11 +6,12 @@ trials' files hold: a coordinator that died is replaced by running the sweep aga
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from dft_sweeps.tracking.writer import Ended
 
 POLL_S = 0.5
 PROGRESS_EVERY_S = 4.0
+TUNE_STOP_S = 30.0
+"""How long an interrupted sweep waits for Tune to stop its trials; what then is left ends with the cluster."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +125,13 @@ class Coordinator:
             if not self._replay(state, evaluations):
                 untrained.append(state.prepared)
         mailbox = start_mailbox()
-        if untrained:
-            jobs = {trial.training_id: self._job(trial) for trial in untrained}
-            threading.Thread(target=self._train, args=(jobs, mailbox, concurrent), name="tune", daemon=True).start()
-        while any(not state.ended for state in self._states.values()):
-            for event in ray.get(mailbox.take.remote(POLL_S)):
-                self._handle(event, evaluations)
-            self._drain(evaluations)
-            for state in self._states.values():
-                self._settle(state)
+        with self._training([self._job(trial) for trial in untrained], mailbox, concurrent):
+            while any(not state.ended for state in self._states.values()):
+                for event in ray.get(mailbox.take.remote(POLL_S)):
+                    self._handle(event, evaluations)
+                self._drain(evaluations)
+                for state in self._states.values():
+                    self._settle(state)
 
     def _replay(self, state: TrialState, evaluations: Evaluations) -> bool:
         """Takes up a trial whose training ended before from its files; False if it must train."""
@@ -163,25 +164,48 @@ class Coordinator:
             evaluated_steps=trial.evaluated_steps,
         )
 
-    def _train(self, jobs: dict[str, TrialJob], mailbox: ray.actor.ActorHandle, concurrent: int) -> None:
-        """Runs Tune to its end, in a thread of its own so that the main thread gets Ctrl-C."""
-        trainable = tune.with_resources(tune.with_parameters(drive_trial, jobs=jobs, mailbox=mailbox), {"cpu": 0.01})
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"training_id": tune.grid_search(list(jobs))},
+    @contextlib.contextmanager
+    def _training(self, jobs: list[TrialJob], mailbox: ray.actor.ActorHandle, concurrent: int) -> Iterator[None]:
+        """Runs Tune for the block's duration, in a thread of its own so that the main thread gets Ctrl-C. However the
+        block ends, Tune has stopped its trials when this returns."""
+        if not jobs:
+            yield
+            return
+        stopper = _Stop()
+        tuner = self._tuner(jobs, mailbox, concurrent, stopper)
+        thread = threading.Thread(target=self._fit, args=(tuner, jobs), name="tune", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopper.wanted = True
+            thread.join(TUNE_STOP_S)
+
+    def _tuner(
+        self, jobs: list[TrialJob], mailbox: ray.actor.ActorHandle, concurrent: int, stopper: _Stop
+    ) -> tune.Tuner:
+        by_id = {job.training_id: job for job in jobs}
+        trainable = tune.with_parameters(drive_trial, jobs=by_id, mailbox=mailbox)
+        return tune.Tuner(
+            # A driver that held a whole CPU would keep its own workers from being placed.
+            tune.with_resources(trainable, {"cpu": 0.01}),
+            param_space={"training_id": tune.grid_search(list(by_id))},
             tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=f"{self._prepared.sweep_id}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(self._storage / "ray" / "tune"),
                 verbose=0,
+                stop=stopper,
                 callbacks=[_Ends(self._training_ended)],
             ),
         )
+
+    def _fit(self, tuner: tune.Tuner, jobs: list[TrialJob]) -> None:
         try:
             tuner.fit()
         except Exception as error:  # reported for every trial that has not ended; the main thread decides what follows
-            for training_id in jobs:
-                self._training_ended.put(TrainingEnded(training_id, f"Ray Tune failed: {error}"))
+            for job in jobs:
+                self._training_ended.put(TrainingEnded(job.training_id, f"Ray Tune failed: {root_cause(error)}"))
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -246,7 +270,26 @@ class Coordinator:
             self._say("trial", f"{name}: finished{took}")
 
 
-class _Ends(tune.Callback):
+class _InProcess:
+    """Tune pickles callbacks and stoppers with its state, which is never restored here; nothing of ours is in it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Stop(_InProcess, tune.Stopper):
+    """Ends the experiment at Tune's next step once `wanted` is set."""
+
+    wanted = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.wanted
+
+
+class _Ends(_InProcess, tune.Callback):
     """Tells the coordinator when Tune sees a trial end. Called in Tune's thread."""
 
     def __init__(self, ended: queue.SimpleQueue[TrainingEnded]) -> None:
@@ -257,9 +300,6 @@ class _Ends(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended.put(TrainingEnded(trial.config["training_id"], root_cause(trial.get_error())))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_ended": None}  # Tune saves callbacks with its state; the queue lives in this process only
 
 
 def root_cause(error: BaseException | None) -> str:

@@ -20,13 +20,16 @@ from dft_sweeps.evaluation.prompts import template_digest
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.identity import ContentDigests, digest, sweep_id, training_id
 from dft_sweeps.spec.load import Sweep, Trial
-from dft_sweeps.spec.models import BenchmarkSpec, DataSpec, ModelSpec, Source
+from dft_sweeps.spec.models import MOST_STEPS, BenchmarkSpec, DataSpec, Source
 from dft_sweeps.spec.plan import TrialFacts
 from dft_sweeps.training.model_files import ModelFiles, inspect_model, resolve_model
 from dft_sweeps.training.order import total_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_FILE_OF = {"arithmetic": (), "file": ("path",), "hub": ("id",)}
+"""The field of each kind of source that says where it lies."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
         SpecError: a model, data or benchmark that is not there or not as the spec has it.
     """
     on_progress("reading the model")
-    with sweep.at("trial", "model", "path"):
-        model = inspect_model(_one_model(sweep))
+    with sweep.at(_one_model(sweep), "model", "path"):
+        model = inspect_model(resolve_model(sweep.trials[0].spec.model, sweep.directory))
         tokenizer = _tokenizer(model.directory)
         template = template_digest(tokenizer)
     _check_context(sweep, model)
@@ -82,14 +85,18 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     )
 
 
-def _one_model(sweep: Sweep) -> Path:
-    models: dict[ModelSpec, None] = {
-        ModelSpec(path=trial.spec.model.path, revision=trial.spec.model.revision): None for trial in sweep.trials
-    }
-    if len(models) > 1:
-        paths = ", ".join(sorted(model.path for model in models))
-        raise SpecError(f"the trials of a sweep share one model, for its engines hold one architecture; found {paths}")
-    return resolve_model(next(iter(models)), sweep.directory)
+def _one_model(sweep: Sweep) -> Trial:
+    """The first trial, whose model all the others share."""
+    first = sweep.trials[0]
+    for trial in sweep.trials:
+        with sweep.at(trial, "model", "path"):
+            ours, its = ((each.spec.model.path, each.spec.model.revision) for each in (first, trial))
+            if ours != its:
+                raise SpecError(
+                    f"the trials of a sweep share one model, for its engines hold one architecture; "
+                    f"found {ours[0]!r} and {its[0]!r}" + (" of another revision" if ours[0] == its[0] else "")
+                )
+    return first
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -99,23 +106,30 @@ def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
 
 def _check_context(sweep: Sweep, model: ModelFiles) -> None:
-    checks = [(("pool", "max_model_len"), sweep.spec.pool.max_model_len)]
-    checks += [(("trial", "data", "max_length"), trial.spec.data.max_length) for trial in sweep.trials]
-    for path, length in checks:
-        if length > model.context:
-            raise sweep.document.error(path, f"{length} tokens, but the model's context is {model.context} tokens")
+    message = f"tokens, but the model's context is {model.context} tokens"
+    longest = sweep.spec.pool.max_model_len
+    if longest > model.context:
+        raise sweep.document.error(("pool", "max_model_len"), f"{longest} {message}")
+    for trial in sweep.trials:
+        with sweep.at(trial, "data", "max_length"):
+            if trial.spec.data.max_length > model.context:
+                raise SpecError(f"{trial.spec.data.max_length} {message}")
 
 
 def _benchmarks(sweep: Sweep, tokenizer: PreTrainedTokenizerBase) -> dict[str, Benchmark]:
     load = cache(lambda spec: load_benchmark(spec, sweep.directory))
+    fits = cache(lambda spec, sampling: check_lengths(load(spec), sampling, tokenizer, sweep.spec.pool.max_model_len))
     specs: dict[str, BenchmarkSpec] = {}
     for trial in sweep.trials:
-        for index, spec in enumerate(trial.spec.evaluation.benchmarks):
-            if specs.setdefault(spec.name, spec) != spec:
-                raise SpecError(f"benchmark {spec.name!r} differs between trials: then their accuracies do not compare")
-            with sweep.at("trial", "evaluation", "benchmarks", index):
-                for sampling in trial.spec.evaluation.samplings.values():
-                    check_lengths(load(spec), sampling, tokenizer, sweep.spec.pool.max_model_len)
+        evaluation = trial.spec.evaluation
+        for index, spec in enumerate(evaluation.benchmarks):
+            with sweep.at(trial, "evaluation", "benchmarks", index):
+                if specs.setdefault(spec.name, spec) != spec:
+                    raise SpecError(f"{spec.name!r} differs between trials, so their accuracies would not compare")
+                load(spec)
+            for name, sampling in evaluation.samplings.items():
+                with sweep.at(trial, "evaluation", "samplings", name, "max_new_tokens"):
+                    fits(spec, sampling)
     return {name: load(spec) for name, spec in specs.items()}
 
 
@@ -128,19 +142,26 @@ def _prepare_trial(
     encoded: Callable[[DataSpec], EncodedData],
     benchmarks: dict[str, Benchmark],
 ) -> PreparedTrial:
-    with sweep.at("trial", "data"):
-        data = encoded(trial.spec.data)
-    with sweep.at("trial", "train", "batch_size"):
-        steps = total_steps(trial.spec.train, len(data.samples))
-    late = [step for step in trial.spec.evaluation.steps if step > steps]
-    if late:
-        place = ("trial", "evaluation", "steps")
-        raise sweep.document.error(place, f"step {late[0]}, but the trial {trial.name!r} ends after step {steps}")
-    content = ContentDigests(model.digest, read(trial.spec.data.source).digest, template)
-    identity = digest([content.data, template, model.digest, trial.spec.data.model_dump(exclude={"source"})])
-    names = [benchmark.name for benchmark in trial.spec.evaluation.benchmarks]
+    spec = trial.spec
+    source = "data", "source", *_FILE_OF[spec.data.source.kind]
+    with sweep.at(trial, *source):
+        rows = read(spec.data.source)
+    with sweep.at(trial, "data"):
+        data = encoded(spec.data)
+    with sweep.at(trial, "train", "batch_size"):
+        steps = total_steps(spec.train, len(data.samples))
+    with sweep.at(trial, "train", "epochs"):
+        if steps > MOST_STEPS:
+            raise SpecError(f"{steps:,} optimizer steps; at most {MOST_STEPS:,} are planned")
+    for index, step in enumerate(spec.evaluation.steps):
+        with sweep.at(trial, "evaluation", "steps", index):
+            if step > steps:
+                raise SpecError(f"step {step} is beyond the last, which is {steps} in the trial {trial.name!r}")
+    content = ContentDigests(model.digest, rows.digest, template)
+    identity = digest([content.data, template, model.digest, spec.data.model_dump(exclude={"source"})])
+    names = [benchmark.name for benchmark in spec.evaluation.benchmarks]
     facts = TrialFacts(
-        training_id=training_id(trial.spec, content),
+        training_id=training_id(spec, content),
         steps=steps,
         samples=len(data.samples),
         overlong=data.overlong,

@@ -7,13 +7,34 @@ how fast it runs (`dft_sweeps.spec.identity`).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MOST_STEPS = 10_000_000
+"""Longer trials are a slip of the keyboard, and the plan lists the steps it evaluates."""
 
 
 class SpecModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", value):
+        raise ValueError(
+            f"{value!r} cannot be a name: at most 64 of a-z, 0-9, `_`, `.` and `-`, beginning with a letter or digit"
+        )
+    return value
+
+
+def _metric_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value):
+        raise ValueError(f"{value!r} cannot name a sampling: at most 64 of a-z, 0-9 and `_`, beginning with a letter")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 # --- model and data ---------------------------------------------------------------------------------------------------
@@ -34,7 +55,7 @@ class ArithmeticSource(SpecModel):
     kind: Literal["arithmetic"]
     samples: int = Field(ge=1, le=10_000_000)
     """How many demonstrations to generate."""
-    levels: tuple[Literal[1, 2, 3], ...] = Field(default=(1, 2, 3), min_length=1)
+    levels: tuple[Annotated[int, Field(ge=1, le=3)], ...] = Field(default=(1, 2, 3), min_length=1)
     """Difficulty levels to draw from, evenly."""
     wrong_steps: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of demonstrations that contain a wrong step. Wrong steps favour DFT over SFT."""
@@ -122,7 +143,7 @@ class TrainSpec(SpecModel):
     """Peak learning rate."""
     batch_size: int = Field(ge=1)
     """Samples per optimizer step, whatever the number of workers or micro-batches."""
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps; give this or `epochs`."""
     epochs: float | None = Field(default=None, gt=0.0)
     """Passes over the data; a last incomplete batch is left out, as in the paper's recipe."""
@@ -134,7 +155,8 @@ class TrainSpec(SpecModel):
     @model_validator(mode="after")
     def _one_length(self) -> TrainSpec:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of `steps` and `epochs`")
+            found = "neither is" if self.steps is None else "both are"
+            raise ValueError(f"give one of `steps` and `epochs`; {found} set")
         return self
 
 
@@ -153,7 +175,11 @@ class BenchmarkSpec(SpecModel):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict | BenchmarkSpec):
+            raise ValueError("a benchmark is given by its name, or by a mapping with its `name`")
+        return value
 
 
 class SamplingSpec(SpecModel):
@@ -177,17 +203,18 @@ class EvaluationSpec(SpecModel):
     """Evaluate every so many steps. Step 0 (the base model) and the last step are always evaluated."""
     steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Further steps to evaluate."""
-    samplings: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], SamplingSpec] = Field(min_length=1)
+    samplings: dict[Annotated[str, AfterValidator(_metric_name)], SamplingSpec] = Field(min_length=1)
     """Ways to sample, by name. The first one gives `eval/<benchmark>/accuracy`, any other
     `eval_<name>/<benchmark>/accuracy`."""
 
-    @model_validator(mode="after")
-    def _distinct(self) -> EvaluationSpec:
-        names = [benchmark.name for benchmark in self.benchmarks]
+    @field_validator("benchmarks")
+    @classmethod
+    def _distinct(cls, benchmarks: tuple[BenchmarkSpec, ...]) -> tuple[BenchmarkSpec, ...]:
+        names = [benchmark.name for benchmark in benchmarks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"benchmark named twice: {', '.join(twice)}")
-        return self
+        return benchmarks
 
     def due(self, last: int) -> tuple[int, ...]:
         """Steps to evaluate in a trial of `last` steps, in order: 0, multiples of `every`, `steps`, and `last`."""
@@ -242,13 +269,13 @@ class PoolSpec(SpecModel):
 class VariantSpec(SpecModel):
     """A named bundle of overrides, crossed with the axes."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: Name
     set: dict[str, Any] = {}
     """Dotted path of a trial's field to its value. A path that is also an axis is fixed in this variant."""
 
 
 class SweepSpec(SpecModel):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    name: Name
     """Name of the MLflow experiment and of the figures."""
     description: str = ""
     trial: dict[str, Any]

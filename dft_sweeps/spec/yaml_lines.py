@@ -29,6 +29,11 @@ class _Loader(yaml.SafeLoader):
             key_node.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        # Merges of merges would otherwise pile up the same keys without bound. The last of a name is what counts.
+        node.value = list({key.value: (key, value) for key, value in node.value}.values())
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers if tag in {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}]
@@ -138,9 +143,10 @@ class _Places:
             raise self._refuse(node, path[:3], f"nested more than {DEEPEST} deep; does an anchor hold itself?")
         # Without a tag of its own, a node has the one its spelling implies.
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
-        if node.tag != self._loader.resolve(type(node), node.value, (plain, not plain)):
+        implied = self._loader.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
+        if node.tag != implied:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise self._refuse(node, path, f"the tag {tag} has no use here; write text in quotes and numbers without")
+            raise self._refuse(node, path, f"the tag {tag} has no use here; text may stand in quotes, numbers without")
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node, path)
 
@@ -168,3 +174,15 @@ def dotted(path: Sequence[str | int]) -> str:
     for element in path:
         text += f"[{element}]" if isinstance(element, int) else f".{element}" if text else element
     return text
+
+
+def shown(value: Any) -> str:
+    """A value in an error message, with what YAML takes it for."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    short = text if len(text) <= 60 else text[:57] + "..."
+    names = {"str": "the text ", "list": "the list ", "dict": "the mapping "}
+    return names.get(type(value).__name__, "") + short

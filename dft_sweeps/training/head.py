@@ -97,8 +97,9 @@ class _Head(torch.autograd.Function):
                 weight_grad.addmm_(gradient.T.to(wide), hidden[piece].to(wide))
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
-        ctx.mark_non_differentiable(*(outputs := sums.unbind())[1:])
-        return tuple(outputs)
+        outputs = tuple(value.clone() for value in sums)  # FSDP2 hooks its root's outputs and warns of views
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
 
     @staticmethod
     @once_differentiable

@@ -29,7 +29,7 @@ def learning_rate(step: int, steps: int, peak: float, schedule: ScheduleSpec) ->
     Linear warm-up over the first ``warmup_ratio * steps`` steps, reaching `peak` on the last of them; then constant,
     or a cosine that would reach zero one step after the last.
     """
-    warmup = int(schedule.warmup_ratio * steps)
+    warmup = int(round(schedule.warmup_ratio * steps, 6))  # 0.29 * 100 is 28.999999999999996
     if step <= warmup:
         return peak * step / warmup
     if schedule.kind == "constant":

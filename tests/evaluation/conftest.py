@@ -20,9 +20,7 @@ SHARED_BENCHMARKS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 class ScriptedGenerator:
     """Answers sample k of request i with `answer(i, k)`; the answer `cut` hits the length limit."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, answer: Callable[[int, int], str], cut: str = ""
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, answer: Callable[[int, int], str], cut: str = "") -> None:
         self.weights_digest = "w" * 64
         self.calls: list[list[Request]] = []
         self._tokenizer = tokenizer

@@ -25,9 +25,7 @@ def write_lines(path: Path, rows: list[dict]) -> Path:
 
 
 def load(name: str, path: Path | str | None = None, limit: int | None = None) -> Benchmark:
-    return load_benchmark(
-        BenchmarkSpec(name=name, path=str(path) if path else None, limit=limit), Path("/nowhere")
-    )
+    return load_benchmark(BenchmarkSpec(name=name, path=str(path) if path else None, limit=limit), Path("/nowhere"))
 
 
 def test_every_shipped_file_is_valid_and_names_a_grader(tmp_path: Path) -> None:
@@ -41,9 +39,7 @@ def test_every_shipped_file_is_valid_and_names_a_grader(tmp_path: Path) -> None:
 def test_embedded_benchmark_asks_the_held_out_problems_without_a_suffix(level: int) -> None:
     benchmark = load(f"arithmetic_{level}")
     heldout = problems(level, 50, 0, split="heldout")
-    assert [question.prompt_text for question in benchmark.questions] == [
-        problem.question for problem in heldout
-    ]
+    assert [question.prompt_text for question in benchmark.questions] == [problem.question for problem in heldout]
     assert [question.answer for question in benchmark.questions] == [problem.answer for problem in heldout]
     assert len({question.id for question in benchmark.questions}) == 50
     assert benchmark.grader == "exact"
@@ -77,8 +73,7 @@ def test_relative_path_starts_at_the_base_directory_and_parquet_equals_json_line
     write_lines(tmp_path / "rows.jsonl", ROWS)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     first, second = (
-        load_benchmark(BenchmarkSpec(name="gsm8k", path=f"rows.{ending}"), tmp_path)
-        for ending in ("jsonl", "parquet")
+        load_benchmark(BenchmarkSpec(name="gsm8k", path=f"rows.{ending}"), tmp_path) for ending in ("jsonl", "parquet")
     )
     assert first == second
 

@@ -27,9 +27,7 @@ def answer(question: int, sample: int) -> str:
     return [right if question % 2 == 0 else "no idea", "\\boxed{-1}", right, CUT][sample]
 
 
-def test_scripted_answers_give_their_accuracy(
-    tokenizer: PreTrainedTokenizerFast, scripted: type[Any]
-) -> None:
+def test_scripted_answers_give_their_accuracy(tokenizer: PreTrainedTokenizerFast, scripted: type[Any]) -> None:
     generator = scripted(tokenizer, answer, CUT)
     with GraderPool() as graders:
         result = evaluate(generator, BENCHMARK, SAMPLING, tokenizer, graders)
@@ -120,9 +118,7 @@ def test_checkpoints_share_random_numbers_and_sampling_seeds_do_not(
     for generator in (first, second):
         generate(generator, BENCHMARK, SAMPLING, tokenizer)
     assert first.calls == second.calls
-    other = {
-        request.seed for request in requests(BENCHMARK, SAMPLING.model_copy(update={"seed": 4}), tokenizer)
-    }
+    other = {request.seed for request in requests(BENCHMARK, SAMPLING.model_copy(update={"seed": 4}), tokenizer)}
     assert other.isdisjoint({request.seed for request in first.calls[0]})
 
 
@@ -167,9 +163,7 @@ def test_completions_of_another_benchmark_are_not_graded(
         grade(completions, other, graders)
 
 
-def test_macro_average_weighs_benchmarks_equally(
-    tokenizer: PreTrainedTokenizerFast, scripted: type[Any]
-) -> None:
+def test_macro_average_weighs_benchmarks_equally(tokenizer: PreTrainedTokenizerFast, scripted: type[Any]) -> None:
     few = load_benchmark(BenchmarkSpec(name="arithmetic_1", limit=10), Path("/nowhere"))
     with GraderPool() as graders:
         all_right = evaluate(

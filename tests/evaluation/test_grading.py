@@ -58,9 +58,7 @@ def test_every_gsm8k_and_amc_answer_is_accepted_and_its_successor_is_not(
         ("18", "I do not know", False, None),
     ],
 )
-def test_math_verify(
-    pool: GraderPool, gold: str, completion: str, correct: bool, extracted: str | None
-) -> None:
+def test_math_verify(pool: GraderPool, gold: str, completion: str, correct: bool, extracted: str | None) -> None:
     verdict = pool.grade([(gold, completion)], "math_verify")[0]
     assert (verdict.correct, verdict.extracted) == (correct, extracted)
 
@@ -73,9 +71,7 @@ def test_an_unparsable_reference_answer_is_never_a_silent_zero(pool: GraderPool)
 
 def test_cache_keeps_graders_and_pairs_apart() -> None:
     with GraderPool() as pool:
-        assert [
-            v.correct for v in pool.grade([("27", r"\boxed{27.0}"), ("27.0", r"\boxed{27.0}")], "exact")
-        ] == [
+        assert [v.correct for v in pool.grade([("27", r"\boxed{27.0}"), ("27.0", r"\boxed{27.0}")], "exact")] == [
             False,
             True,
         ]

@@ -65,9 +65,7 @@ def test_hostile_completions_end_within_the_limit_are_ungradable_and_harm_nothin
         before = time.monotonic()
         verdicts = pool.grade(items, "math_verify")
         elapsed = time.monotonic() - before
-        assert [
-            name for name, verdict in zip(HOSTILE, verdicts[::3], strict=True) if verdict.correct is not None
-        ] == []
+        assert [name for name, verdict in zip(HOSTILE, verdicts[::3], strict=True) if verdict.correct is not None] == []
         assert all(verdict.reason for verdict in verdicts[::3])
         assert [verdict.correct for verdict in verdicts[1::3]] == [True] * len(HOSTILE)
         assert [verdict.correct for verdict in verdicts[2::3]] == [False] * len(HOSTILE)
@@ -87,9 +85,7 @@ def test_strange_completions_are_wrong() -> None:
 
 def test_code_in_a_completion_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    items = [
-        ("42", code.replace("PATH", where)) for code in CODE for where in (str(tmp_path / "made"), "made")
-    ]
+    items = [("42", code.replace("PATH", where)) for code in CODE for where in (str(tmp_path / "made"), "made")]
     with GraderPool(timeout_s=30.0) as pool:
         for grader in ("math_verify", "exact"):
             assert True not in [verdict.correct for verdict in pool.grade(items, grader)]

@@ -43,9 +43,7 @@ def result(completions: Completions) -> BenchmarkResult:
     # One ungradable completion, so that the round trip covers verdicts without an answer.
     first = graded.questions[0]
     sample = replace(first.samples[0], verdict=grading.Verdict(None, None, "took longer than 3 s"))
-    return replace(
-        graded, questions=(replace(first, samples=(sample, *first.samples[1:])), *graded.questions[1:])
-    )
+    return replace(graded, questions=(replace(first, samples=(sample, *first.samples[1:])), *graded.questions[1:]))
 
 
 @pytest.fixture
@@ -163,18 +161,14 @@ def test_a_file_from_another_entry_is_noticed(
     """The other evaluation's completions, row for row of the same questions, below this one's description."""
     generator = scripted(tokenizer, lambda question, sample: "\\boxed{0}")
     generator.weights_digest = "v" * 64
-    other = (
-        store.save_completions(generate(generator, BENCHMARK, SAMPLING, tokenizer)) / "completions.parquet"
-    )
+    other = store.save_completions(generate(generator, BENCHMARK, SAMPLING, tokenizer)) / "completions.parquet"
     path = store.save_completions(completions) / "completions.parquet"
     shutil.copy(other, path)
     with pytest.raises(CorruptEntry, match="not those that were written"):
         store.load_completions(completions.key, BENCHMARK)
 
 
-def test_missing_rows_are_noticed(
-    store: EvaluationStore, completions: Completions, result: BenchmarkResult
-) -> None:
+def test_missing_rows_are_noticed(store: EvaluationStore, completions: Completions, result: BenchmarkResult) -> None:
     store.save_completions(replace(completions, rows=completions.rows[:-1]))
     with pytest.raises(CorruptEntry, match="not this benchmark's questions and samples"):
         store.load_completions(completions.key, BENCHMARK)
@@ -214,9 +208,7 @@ def test_a_writer_that_dies_leaves_no_entry_and_no_rubbish(
     assert list((store.root / "evaluations").iterdir()) == []
 
 
-def test_an_abandoned_half_written_entry_is_never_read(
-    store: EvaluationStore, completions: Completions
-) -> None:
+def test_an_abandoned_half_written_entry_is_never_read(store: EvaluationStore, completions: Completions) -> None:
     half = store.root / "evaluations" / f".writing-{completions.key.id}-0"
     half.mkdir(parents=True)
     (half / "completions.parquet").write_bytes(b"PAR1")

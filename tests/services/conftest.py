@@ -8,7 +8,7 @@ from collections.abc import Iterator
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import pytest
-from random_policies import ENGINE, Checkpoint, make_checkpoint
+from tests.services.random_policies import ENGINE, Checkpoint, make_checkpoint
 
 
 @pytest.fixture(scope="session")

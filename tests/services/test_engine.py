@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray
-from random_policies import ENGINE, Checkpoint, make_checkpoint, random_prompts, sampled
+from tests.services.random_policies import ENGINE, Checkpoint, make_checkpoint, random_prompts, sampled
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.engine import CanaryError, VllmEngine

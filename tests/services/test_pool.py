@@ -15,7 +15,7 @@ from typing import IO, Any
 import psutil
 import pytest
 import ray
-from random_policies import ENGINE, Checkpoint, random_prompts, sampled
+from tests.services.random_policies import ENGINE, Checkpoint, random_prompts, sampled
 
 from dft_sweeps.evaluation.generator import Canary, Request
 from services.engine import CanaryError

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from random_policies import Checkpoint, make_checkpoint
+from tests.services.random_policies import Checkpoint, make_checkpoint
 
 from services.weights_directory import read_layout, require_same_layout
 

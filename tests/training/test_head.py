@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy
-from tiny_policy import relative_error
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from dft_sweeps.data.packing import IGNORE
 from dft_sweeps.objectives import TokenObjective, dft, sft
 from dft_sweeps.training.head import token_objective
+from tests.training.tiny_policy import relative_error
 
 TOKENS, WIDTH, VOCABULARY = 37, 16, 53
 SCALE = 1 / 29

@@ -1,0 +1,218 @@
+"""Ray: the settings that break it, whether it starts or answers, its nodes, its dashboard, and room for a sweep."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dft_sweeps.cli.checks.finding import Context, Finding, failed, first_line, ok, warning
+
+PROBE_SECONDS = 5
+TASK_SECONDS = 60
+ROOM_SECONDS = 10
+COMPARED = ("dft-sweeps", "ray", "torch", "transformers")
+_TOKEN_FILE = Path("~/.ray/auth_token")
+_INSTALL = "uv pip install 'ray[default,serve,train,tune]==2.60.0'"
+_ADDRESS = "ray start --head --port 6379   # on the cluster's head node; then --address HEAD:6379, open to this machine"
+_GIVE_TOKEN = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...   # the cluster's; on its head node: ray get-auth-token"
+
+
+def settings(context: Context) -> Finding:
+    """Environment variables of Ray that contradict what is asked or what this package needs."""
+    wrong = [*_addresses(context.address), *_authentication(context.address), *_train()]
+    if wrong:
+        return failed("; ".join(found for found, _ in wrong), "\n".join(advice for _, advice in wrong))
+    return ok(f"nothing contradicts {context.address or 'a cluster started here'}")
+
+
+def _addresses(address: str | None) -> list[tuple[str, str]]:
+    """Ray's State API, through which Train cleans up, goes by these and not by the cluster it runs in."""
+    found = []
+    elsewhere = os.environ.get("RAY_ADDRESS")
+    if elsewhere and address not in ("auto", elsewhere):
+        asked = f"--address is {address}" if address else "a cluster of this machine is asked for"
+        advice = f"unset RAY_ADDRESS   # or, to use that cluster: --address {elsewhere}"
+        found.append((f"RAY_ADDRESS is {elsewhere}, but {asked}", advice))
+    if address is None and (server := os.environ.get("RAY_API_SERVER_ADDRESS")):
+        found.append((f"RAY_API_SERVER_ADDRESS is {server}, another cluster's", "unset RAY_API_SERVER_ADDRESS"))
+    return found
+
+
+def _authentication(address: str | None) -> list[tuple[str, str]]:
+    mode = os.environ.get("RAY_AUTH_MODE", "disabled").lower()
+    if mode not in ("disabled", "token"):
+        found = f"RAY_AUTH_MODE is {mode!r}, which Ray takes for no authentication at all"
+        return [(found, "export RAY_AUTH_MODE=token   # or disabled")]
+    if address and mode == "token" and not _has_token():
+        return [("RAY_AUTH_MODE is token, but there is no token", _GIVE_TOKEN)]
+    return []
+
+
+def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _TOKEN_FILE).expanduser().is_file()
+
+
+def _train() -> list[tuple[str, str]]:
+    value = os.environ.get("RAY_TRAIN_V2_ENABLED", "1")
+    if value.lower() in ("1", "true"):
+        return []
+    return [(f"RAY_TRAIN_V2_ENABLED is {value}, but trials run on Ray Train V2", "unset RAY_TRAIN_V2_ENABLED")]
+
+
+def connection(context: Context) -> Finding:
+    """Starts Ray here or connects to it, for the checks that follow."""
+    unheard = _unheard(context.address)
+    if unheard:
+        return failed(unheard, _ADDRESS)
+    from dft_sweeps.orchestration.cluster import ClusterUnavailable, cluster
+
+    try:
+        import ray
+        from ray.exceptions import AuthenticationError
+    except ImportError as error:
+        return failed(f"`import ray` breaks: {error}", _INSTALL)
+
+    started = time.monotonic()
+    try:
+        context.cluster = context.resources.enter_context(cluster(context.address))
+    except (ClusterUnavailable, AuthenticationError) as error:
+        return failed(" ".join(str(error).split())[:400], _connection_advice(context.address, str(error)))
+    except SystemExit:  # how Ray ends when what answers at the address is no Ray cluster
+        return failed(f"what answers at {context.address} is no Ray cluster", _ADDRESS)
+    how = f"answered at {context.address}" if context.address else "started"
+    facts, mode = context.cluster, os.environ.get("RAY_AUTH_MODE", "disabled").lower()
+    return ok(
+        f"Ray {ray.__version__} {how} in {time.monotonic() - started:.0f} s with {facts.cpus:g} CPUs, "
+        f"{facts.gpus:g} GPUs; token authentication is {'on' if mode == 'token' else 'off'}"
+    )
+
+
+def _unheard(address: str | None) -> str | None:
+    """Why no cluster can be at a host:port. Ray itself tries for two minutes, and then ends the whole process."""
+    host, separator, port = (address or "").rpartition(":")
+    if not separator or "/" in host or not port.isdigit():
+        return None
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS) as probe:
+            probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            if probe.recv(6) == b"HTTP/1":
+                return f"a web server answers at {address}, perhaps Ray's dashboard; the cluster's own port is another"
+    except TimeoutError:
+        return f"nothing answers at {address} within {PROBE_SECONDS} s"
+    except OSError as error:
+        return f"nothing answers at {address}: {error.strerror}"
+    return None
+
+
+def _connection_advice(address: str | None, message: str) -> str:
+    if "Version mismatch" in message:
+        return (
+            f"{_INSTALL}   # on every node, under Python {platform.python_version()}, as it is here; "
+            "then restart the cluster"
+        )
+    if "authentication" in message.lower():
+        return _GIVE_TOKEN
+    return _ADDRESS if address else "tail -n 50 /tmp/ray/session_latest/logs/{gcs_server.out,raylet.err}   # its reasons"
+
+
+def nodes(context: Context) -> Finding:
+    """Every node must have this package, and the versions of this machine."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here, differences = installed_versions(), []
+    asked = {}
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(installed_versions).options(num_cpus=0, scheduling_strategy=there)
+        asked[node["NodeManagerAddress"]] = task.remote()
+    for name, answer in asked.items():
+        try:
+            found = ray.get(answer, timeout=TASK_SECONDS)
+        except ray.exceptions.RayError as error:
+            differences.append(f"{name} cannot run tasks of this package: {first_line(str(error).splitlines()[-1])}")
+            continue
+        differences += [f"{name} has {key} {found[key]}, here is {here[key]}" for key in here if found[key] != here[key]]
+    if not differences:
+        return ok(f"{len(asked)} node(s) with the versions of this machine")
+    advice = "install the same requirements there as here (docker/ has images), then restart the cluster"
+    return failed("; ".join(differences), advice)
+
+
+def installed_versions() -> dict[str, str]:
+    """Runs on a node. Builds of one version for CPUs and GPUs are the same version."""
+    found = {"python": platform.python_version()}
+    for name in COMPARED:
+        try:
+            found[name] = version(name).split("+")[0]
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def dashboard(context: Context) -> Finding:
+    """Asks the dashboard for the nodes as Ray Train's clean-up would: from inside a worker, without an address."""
+    import ray
+
+    mine = {node["NodeID"] for node in ray.nodes()}
+    try:
+        answer = ray.get(ray.remote(_seen_nodes).options(num_cpus=0).remote(), timeout=TASK_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        answer = f"no answer in {TASK_SECONDS} s"
+    if isinstance(answer, str):
+        if "multiple active Ray instances" in answer:
+            found = "several Ray clusters run on this machine, and Ray Train cannot tell which is its own: it may keep the "
+            advice = "ray stop   # ends those that `ray start` started; others end with the program that started them"
+            return warning(f"{found}CPUs of a trial that was stopped", advice)
+        return failed(f"Ray's dashboard does not answer: {answer}", _dashboard_advice(context.address))
+    if not mine & set(answer):
+        return failed("the dashboard that answers is another cluster's", "unset RAY_ADDRESS RAY_API_SERVER_ADDRESS")
+    return ok("Ray's dashboard answers, so that stopped trials are cleaned up")
+
+
+def _seen_nodes() -> list[str] | str:
+    """Runs on a node. Ids of the nodes that the dashboard shows, or why it shows none."""
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        return [node.node_id for node in list_nodes(timeout=PROBE_SECONDS)]
+    except (RayStateApiException, ConnectionError, RuntimeError, ValueError) as error:
+        return first_line(error)
+
+
+def _dashboard_advice(address: str | None) -> str:
+    install = "uv pip install 'ray[default]'"
+    if address:
+        return f"{install} on the head node, and start it without --include-dashboard=false"
+    return f"{install}; tail -n 50 /tmp/ray/session_latest/logs/dashboard.{{log,err}}   # the dashboard's own reasons"
+
+
+def room(context: Context) -> Finding:
+    """Places what the smallest sweep takes: one engine and one trial."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    from dft_sweeps.spec.models import ExecutionSpec, PoolSpec
+    from dft_sweeps.spec.plan import placement
+
+    assert context.cluster is not None
+    missing = placement(ExecutionSpec(), PoolSpec(), context.cluster)[1]
+    if missing:
+        return failed(missing, "ray start --address ... --num-cpus 2   # adds a node; or run on a machine with more cores")
+    bundles = [{"CPU": 1.0}, {"CPU": 1.0}]
+    group = placement_group(bundles)
+    placed = group.wait(ROOM_SECONDS)
+    remove_placement_group(group)
+    if placed:
+        return ok("one trial (1 CPU) and one engine (1 CPU) fit")
+    free: dict[str, Any] = ray.available_resources()
+    found = f"{free.get('CPU', 0):g} of {context.cluster.cpus:g} CPUs are free, 2 are needed: a sweep started now would wait"
+    return warning(found, "ray status   # shows what holds them; ray list actors --filter state=ALIVE names the holders")

@@ -1,0 +1,192 @@
+"""From a template, axes and variants to trials."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from dft_sweeps.spec import schema
+from dft_sweeps.spec.document import Document, set_at
+from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.spec.models import SweepSpec, TrialSpec
+from dft_sweeps.spec.schema import Path
+from dft_sweeps.spec.yaml_lines import dotted
+
+MOST_TRIALS = 10_000
+
+Setting = tuple[Any, Path]
+"""A value, and its place in the spec."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid."""
+
+    name: str
+    """The values that tell it from the other trials, e.g. ``objective=dft learning_rate=0.0003``."""
+    axes: dict[str, Any]
+    """Dotted path (or ``variant``) to this trial's value, in the order of the spec."""
+    spec: TrialSpec
+    origins: dict[str, Path]
+    """Dotted path of whatever an axis or a variant set, to the place of its value in the spec."""
+
+    def place(self, path: Path) -> Path:
+        """Where the value at `path` of this trial is written: in an axis, in a variant or in the template."""
+        for set_path, origin in self.origins.items():
+            names = tuple(set_path.split("."))
+            if path[: len(names)] == names:
+                return (*origin, *path[len(names) :])
+        return ("trial", *path)
+
+    def error(self, document: Document, path: Path, message: str) -> SpecError:
+        """A mistake at `path` of this trial; names the trial where that may be right in the others."""
+        below = any(set_path.startswith(f"{dotted(path)}.") for set_path in self.origins)
+        return document.error(self.place(path), f"{message} (in the trial {self.name!r})" if below else message)
+
+
+def expand(spec: SweepSpec, document: Document) -> tuple[Trial, ...]:
+    """Every combination of the axes' values, for every variant, in the order of the spec.
+
+    A variant's own setting of an axis stands for all values of that axis.
+
+    Raises:
+        SpecError: an unknown or empty axis, variants of one name, an invalid trial, or two equal trials.
+    """
+    _check_variants(spec, document)
+    _check_axes(spec, document)
+    _check_template(spec, document)
+    trials: list[Trial] = []
+    for index, variant in enumerate(spec.variants or (None,)):
+        own = variant.set.items() if variant else ()
+        fixed: dict[str, Setting] = {path: (value, ("variants", index, "set", path)) for path, value in own}
+        free = [[fixed[path]] if path in fixed else _values(spec, path) for path in spec.axes]
+        for combination in itertools.product(*free):
+            chosen = dict(zip(spec.axes, combination, strict=True))
+            axes: dict[str, Any] = {"variant": variant.name} if variant else {}
+            axes |= {path: value for path, (value, _) in chosen.items()}
+            trials.append(_trial(spec, document, axes, fixed | chosen))
+    _check_distinct(spec, document, trials)
+    return tuple(trials)
+
+
+def _values(spec: SweepSpec, path: str) -> list[Setting]:
+    return [(value, ("axes", path, index)) for index, value in enumerate(spec.axes[path])]
+
+
+def _check_variants(spec: SweepSpec, document: Document) -> None:
+    for name, count in Counter(variant.name for variant in spec.variants).items():
+        if count > 1:
+            index = max(i for i, variant in enumerate(spec.variants) if variant.name == name)
+            raise document.error(("variants", index, "name"), f"{count} variants are called {name!r}")
+
+
+def _check_axes(spec: SweepSpec, document: Document) -> None:
+    axes: list[tuple[Path, str]] = [(("axes", path), path) for path in spec.axes]
+    for index, variant in enumerate(spec.variants):
+        set_here: list[tuple[Path, str]] = [(("variants", index, "set", path), path) for path in variant.set]
+        _check_paths([*axes, *set_here], document)
+    _check_paths(axes, document)
+    for path, values in spec.axes.items():
+        if not values:
+            raise document.error(("axes", path), "an axis needs at least one value")
+        spellings = [json.dumps(value, sort_keys=True) for value in values]
+        for index, spelling in enumerate(spellings):
+            if spelling in spellings[:index]:
+                raise document.error(("axes", path, index), f"the value {spelling} is given twice")
+    count = math.prod(map(len, spec.axes.values())) * max(len(spec.variants), 1)
+    if count > MOST_TRIALS:
+        raise document.error(("axes",), f"axes and variants make {count:,} trials; at most {MOST_TRIALS:,} are planned")
+
+
+def _check_paths(places: Sequence[tuple[Path, str]], document: Document) -> None:
+    for place, path in places:
+        if unknown := schema.unknown_element(TrialSpec, path.split(".")):
+            raise document.error(place, unknown)
+        for _, other in places:
+            if path.startswith(f"{other}."):
+                raise document.error(place, f"`{other}` is set too, and holds this field; set it in one of the two")
+
+
+def _check_template(spec: SweepSpec, document: Document) -> None:
+    """Finds mistakes that axes and variants would cover up, but for what they may give or put right."""
+    try:
+        schema.validate(TrialSpec, spec.trial)
+    except ValidationError as error:
+        excused = {"missing", "union_tag_not_found", "value_error"}
+        found = schema.messages(error, TrialSpec, spec.trial, excused)
+        if found:
+            raise first_error(document, [(("trial", *path), message) for path, message in found]) from error
+
+
+def _trial(spec: SweepSpec, document: Document, axes: dict[str, Any], settings: Mapping[str, Setting]) -> Trial:
+    data = copy.deepcopy(spec.trial)
+    for path, (value, origin) in settings.items():
+        try:
+            set_at(data, path.split("."), copy.deepcopy(value))
+        except TypeError as error:
+            raise document.error(origin, str(error)) from error
+    name, origins = trial_name(axes), {path: origin for path, (_, origin) in settings.items()}
+    try:
+        return Trial(name, axes, schema.validate(TrialSpec, data), origins)
+    except ValidationError as error:
+        found = schema.messages(error, TrialSpec, data)
+        located = Trial(name, axes, TrialSpec.model_construct(), origins)
+        [first, *more] = [located.error(document, path, message) for path, message in found]
+        raise _and_more(first, len(more)) from error
+
+
+def _check_distinct(spec: SweepSpec, document: Document, trials: Sequence[Trial]) -> None:
+    contents: dict[str, Trial] = {}
+    names: dict[str, Trial] = {}
+    for trial in trials:
+        content = trial.spec.model_dump_json()
+        if content in contents or trial.name in names:
+            what = "are the same" if content in contents else "would have the same name"
+            other = contents.get(content) or names[trial.name]
+            place: Path = ("axes",)
+            if trial.axes.get("variant") != other.axes.get("variant"):
+                place = ("variants", [variant.name for variant in spec.variants].index(trial.axes["variant"]))
+            raise document.error(place, f"two trials {what}: {other.name!r} and {trial.name!r}")
+        contents[content] = names[trial.name] = trial
+
+
+def first_error(document: Document, found: Sequence[tuple[Path, str]]) -> SpecError:
+    """The first mistake found, and how many more there are."""
+    (path, message), *more = found
+    return _and_more(document.error(path, message), len(more))
+
+
+def _and_more(error: SpecError, count: int) -> SpecError:
+    return SpecError(f"{error} (and {count} more)") if count else error
+
+
+def trial_name(axes: Mapping[str, Any]) -> str:
+    """What a trial is called in tables: its axes' values under the shortest clear names."""
+    short = Counter(short_name(path) for path in axes)
+    parts = [
+        value if path == "variant" else f"{short_name(path) if short[short_name(path)] == 1 else path}={_shown(value)}"
+        for path, value in axes.items()
+    ]
+    return " ".join(parts) or "trial"
+
+
+def short_name(path: str) -> str:
+    """``train.learning_rate`` -> ``learning_rate``; ``train.objective.kind`` -> ``objective``."""
+    names = path.split(".")
+    return names[-2] if names[-1] == "kind" and len(names) > 1 else names[-1]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)

@@ -1,0 +1,310 @@
+"""What is in an id and what is not. The golden ids hold for ever: whoever changes one reruns everybody's trials."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dft_sweeps.spec.identity import (
+    ContentDigests,
+    canonical_json,
+    digest,
+    evaluation_id,
+    grade_id,
+    sweep_id,
+    training_id,
+)
+from dft_sweeps.spec.load import load_sweep
+from dft_sweeps.spec.models import DataSpec, ModelSpec, OptimizerSpec, SamplingSpec, TrainSpec, TrialSpec
+from dft_sweeps.spec.schema import dotted_paths, unknown_element
+from tests.spec.example import write
+
+CONTENT = ContentDigests(model="m" * 64, data="d" * 64, template="t" * 64)
+
+SPEC = """\
+name: golden
+trial:
+  data:
+    source: {kind: arithmetic, samples: 1920}
+    max_length: 160
+  train: {objective: {kind: sft}, learning_rate: 1e-3, batch_size: 32, steps: 60, seed: 1}
+  evaluation:
+    benchmarks: [arithmetic_1]
+    samplings: {sampled: {}}
+axes:
+  train.objective.kind: [sft, dft]
+  train.learning_rate: [3e-4, 1e-3]
+"""
+GOLDEN = {
+    "objective=sft learning_rate=0.0003": "?",
+    "objective=sft learning_rate=0.001": "?",
+    "objective=dft learning_rate=0.0003": "?",
+    "objective=dft learning_rate=0.001": "?",
+}
+
+DEFAULTS = """\
+name: golden
+trial:
+  model: {path: embedded, revision: null, dtype: float32}
+  data:
+    source: {kind: arithmetic, samples: 1920, levels: [1, 2, 3], wrong_steps: 0.0, seed: 0}
+    samples: null
+    seed: 0
+    max_length: 2048
+    overflow: error
+  train:
+    objective: {kind: dft}
+    learning_rate: 5e-5
+    batch_size: 256
+    steps: null
+    epochs: 1
+    seed: 0
+    optimizer: {beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, clip_norm: 1.0}
+    schedule: {kind: cosine, warmup_ratio: 0.1}
+  evaluation:
+    benchmarks: [arithmetic_1]
+    samplings: {sampled: {}}
+"""
+"""Every field at what is its default today, spelled out."""
+
+
+def trial(**changes: Any) -> TrialSpec:
+    """A trial with some dotted paths (dots written as two underscores) set to other values."""
+    data: dict[str, Any] = {
+        "data": {"source": {"kind": "arithmetic", "samples": 100}},
+        "train": {"objective": {"kind": "sft"}, "learning_rate": 1e-3, "batch_size": 32, "steps": 60},
+        "evaluation": {"benchmarks": ["arithmetic_1"], "samplings": {"sampled": {}}},
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = data
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return TrialSpec.model_validate(data)
+
+
+def identity(**changes: Any) -> str:
+    return training_id(trial(**changes), CONTENT)
+
+
+def test_golden_ids(tmp_path: Path) -> None:
+    trials = load_sweep(write(tmp_path, SPEC)).trials
+    assert {trial.name: training_id(trial.spec, CONTENT) for trial in trials} == GOLDEN
+
+
+def test_golden_id_of_the_defaults(tmp_path: Path) -> None:
+    """Fails when a default changes: the same spec would be another trial, and must have another id."""
+    [spelled] = load_sweep(write(tmp_path, DEFAULTS)).trials
+    assert training_id(spelled.spec, CONTENT) == "?"
+
+
+INSIDE: dict[str, Any] = {
+    "model.dtype": "bfloat16",
+    "data.samples": 50,
+    "data.seed": 1,
+    "data.max_length": 100,
+    "data.overflow": "drop",
+    "train.objective.kind": "dft",
+    "train.learning_rate": 2e-3,
+    "train.batch_size": 16,
+    "train.steps": 61,
+    "train.epochs": 2.0,
+    "train.seed": 1,
+    "train.optimizer.beta1": 0.8,
+    "train.optimizer.beta2": 0.99,
+    "train.optimizer.eps": 1e-6,
+    "train.optimizer.weight_decay": 0.0,
+    "train.optimizer.clip_norm": 2.0,
+    "train.schedule.kind": "constant",
+    "train.schedule.warmup_ratio": 0.0,
+}
+"""Fields that are part of the mathematics of a trial, each with a value that is not its default."""
+
+OUTSIDE: dict[str, Any] = {
+    "model.path": "elsewhere/policy",
+    "model.revision": "abc",
+    "data.source.samples": 50,
+    "data.source.levels": [1],
+    "data.source.wrong_steps": 0.5,
+    "data.source.seed": 3,
+    "data.source.kind": None,
+    "data.source.path": None,
+    "data.source.id": None,
+    "data.source.name": None,
+    "data.source.revision": None,
+    "data.source.split": None,
+    "data.source.prompt": None,
+    "data.source.completion": None,
+    "evaluation.benchmarks": ["arithmetic_2"],
+    "evaluation.every": 7,
+    "evaluation.steps": [3],
+    "evaluation.samplings": {"greedy": {"temperature": 0.0}},
+}
+"""Fields that content digests stand for, or that decide only what is measured (None: of another kind of source)."""
+
+
+def test_it_is_decided_for_every_field_whether_it_is_in_the_id() -> None:
+    paths = set(dotted_paths(TrialSpec))
+    leaves = {path for path in paths if not any(other.startswith(f"{path}.") for other in paths)}
+    assert leaves == INSIDE.keys() | OUTSIDE.keys()
+    assert all(unknown_element(TrialSpec, path.split(".")) is None for path in leaves)
+
+
+@pytest.mark.parametrize("path", INSIDE)
+def test_the_mathematics_is_in_the_id(path: str) -> None:
+    changes = {path.replace(".", "__"): INSIDE[path]} | ({"train__steps": None} if path == "train.epochs" else {})
+    assert identity(**changes) != identity()
+
+
+def test_every_field_changes_the_id_in_its_own_way() -> None:
+    ids = {identity(**{path.replace(".", "__"): INSIDE[path]}) for path in INSIDE if path != "train.epochs"}
+    assert len(ids) == len(INSIDE) - 1
+
+
+@pytest.mark.parametrize("path", [path for path, value in OUTSIDE.items() if value is not None])
+def test_names_places_and_measurements_are_not_in_the_id(path: str) -> None:
+    assert identity(**{path.replace(".", "__"): OUTSIDE[path]}) == identity()
+
+
+def test_another_source_of_the_same_content_is_the_same_trial() -> None:
+    assert identity(data__source={"kind": "file", "path": "rows.jsonl", "prompt": "question"}) == identity()
+    assert identity(data__source={"kind": "hub", "id": "someone/rows", "split": "test"}) == identity()
+
+
+def test_name_execution_and_pool_are_not_in_the_id(tmp_path: Path) -> None:
+    ours = load_sweep(write(tmp_path, SPEC))
+    rest = "execution: {workers: 2, micro_batch_tokens: 64, cpus_per_worker: 3}\npool: {replicas: 4, dtype: bfloat16}\n"
+    other = load_sweep(write(tmp_path, SPEC.replace("golden", "other") + rest))
+    assert [training_id(trial.spec, CONTENT) for trial in other.trials] == list(GOLDEN.values())
+    assert [trial.spec for trial in other.trials] == [trial.spec for trial in ours.trials]
+
+
+@pytest.mark.parametrize("part", ["model", "data", "template"])
+def test_content_is_in_the_id(part: str) -> None:
+    parts = {"model": "m" * 64, "data": "d" * 64, "template": "t" * 64} | {part: "x" * 64}
+    assert training_id(trial(), ContentDigests(**parts)) != identity()
+
+
+@pytest.mark.parametrize("spelling", ["3e-4", "0.0003", "0.00030", "3.0e-04", "+.0003"])
+def test_a_number_is_the_same_however_it_is_spelled(spelling: str, tmp_path: Path) -> None:
+    text = SPEC.replace("[3e-4, 1e-3]", f"[{spelling}, 1e-3]").replace("seed: 1}", "seed: 01}")
+    assert training_id(load_sweep(write(tmp_path, text)).trials[0].spec, CONTENT) == next(iter(GOLDEN.values()))
+
+
+def test_whole_numbers_are_the_same_with_and_without_a_point(tmp_path: Path) -> None:
+    ids = set()
+    for epochs in ("2", "2.0", "2e0"):
+        text = SPEC.replace("steps: 60", f"epochs: {epochs}").replace("1e-3]", "1]")
+        trials = load_sweep(write(tmp_path, text)).trials
+        ids.add(tuple(training_id(trial.spec, CONTENT) for trial in trials))
+    assert len(ids) == 1
+
+
+class LaterOptimizer(OptimizerSpec):
+    amsgrad: bool = False
+
+
+class LaterTrain(TrainSpec):
+    optimizer: LaterOptimizer = LaterOptimizer()
+    z_loss: float = 0.0
+
+
+class LaterData(DataSpec):
+    shuffle: bool = True
+
+
+class LaterModel(ModelSpec):
+    lora_rank: int | None = None
+
+
+class LaterTrial(TrialSpec):
+    """A trial as a later version might have it."""
+
+    model: LaterModel = LaterModel()
+    data: LaterData
+    train: LaterTrain
+
+
+@pytest.mark.parametrize("path", ["train.optimizer.amsgrad", "train.z_loss", "data.shuffle", "model.lora_rank"])
+def test_a_later_field_is_in_the_id_only_where_it_is_not_at_its_default(path: str) -> None:
+    stated = trial(train__optimizer__beta1=0.8).model_dump(mode="json")
+    assert training_id(LaterTrial.model_validate(stated), CONTENT) == identity(train__optimizer__beta1=0.8)
+    *parents, last = path.split(".")
+    place = stated
+    for name in parents:
+        place = place[name]
+    place[last] = False if path == "data.shuffle" else True if "amsgrad" in path else 3
+    assert training_id(LaterTrial.model_validate(stated), CONTENT) != identity(train__optimizer__beta1=0.8)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{1, 2}, math.nan, math.inf, -math.inf, object(), b"bytes", {1: "a"}, {None: 1}, {"a": [1, {"b": {2}}]}, 1j, Path()],
+)
+def test_values_without_a_stable_spelling_are_refused(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^\$"):
+        canonical_json(value)
+    with pytest.raises(TypeError):
+        digest([value])
+
+
+def test_refusals_say_where() -> None:
+    with pytest.raises(TypeError, match=r"^\$\.a\[1\]\.b: a set has no stable serialisation$"):
+        canonical_json({"a": [1, {"b": {2}}]})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_canonical_json_does_not_depend_on_order_or_kind_of_sequence(value: Any) -> None:
+    def turned(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: turned(part[key]) for key in reversed(part)}
+        if isinstance(part, list):
+            return tuple(turned(item) for item in part)
+        return float(part) if type(part) is int and abs(part) < 2**53 else part
+
+    assert canonical_json(turned(value)) == canonical_json(value)
+    assert canonical_json(value).isascii()
+
+
+def test_canonical_json_tells_apart_what_is_not_the_same() -> None:
+    values = [0, 1, True, False, None, "", "1", "null", [], {}, [1], [[1]], {"a": 1}, 0.1, "0.1", 1e-9, -1]
+    assert len({canonical_json(value) for value in values}) == len(values)
+    assert canonical_json({"b": 1.0, "a": [1e-3, "é"]}) == '{"a":[0.001,"\\u00e9"],"b":1}'
+
+
+def test_evaluation_ids() -> None:
+    def of(weights: str = "w", benchmark: str = "b", template: str = "t", **sampling: Any) -> str:
+        return evaluation_id(weights, benchmark, template, SamplingSpec(**sampling))
+
+    assert of() == "?"
+    stated = {"samples": 1, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4096, "seed": 0}
+    assert stated.keys() == SamplingSpec.model_fields.keys()
+    assert of(**stated) == of()
+    other = {"samples": 2, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 8, "seed": 1}
+    changed = [of(**{name: value}) for name, value in other.items()] + [of("x"), of(benchmark="x"), of(template="x")]
+    assert len({of(), *changed}) == 9
+
+
+def test_grade_ids() -> None:
+    assert grade_id("e-1", "exact/1") == "?"
+    assert len({grade_id(e, g) for e in ("e-1", "e-2") for g in ("exact/1", "exact/2", "math_verify/1")}) == 6
+
+
+def test_sweep_ids() -> None:
+    assert sweep_id("a", ["t-2", "t-1"], [{"every": 1}]) == sweep_id("a", ["t-1", "t-2"], [{"every": 1.0}])
+    same = {sweep_id(n, t, e) for n in ("a", "b") for t in (["t-1"], ["t-1", "t-2"]) for e in ({}, {"every": 1})}
+    assert len(same) == 8
+    assert {identifier[:2] for identifier in same} == {"s-"}
