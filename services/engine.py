@@ -163,9 +163,7 @@ class VllmEngine:
         if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise ValueError(f"{what}: token ids must lie in [0, {vocabulary})")
 
-    def _run(
-        self, work: Sequence[tuple[tuple[int, ...], SamplingParams]], cancelled: Event
-    ) -> list[RequestOutput]:
+    def _run(self, work: Sequence[tuple[tuple[int, ...], SamplingParams]], cancelled: Event) -> list[RequestOutput]:
         """Steps the engine until every request is finished; outputs are in the order of `work`."""
         from vllm.inputs import tokens_input
 
@@ -177,9 +175,7 @@ class VllmEngine:
             while self._engine.has_unfinished_requests():
                 if cancelled.is_set():
                     raise Cancelled(f"generation of {len(work)} requests was cancelled")
-                finished.update(
-                    (output.request_id, output) for output in self._engine.step() if output.finished
-                )
+                finished.update((output.request_id, output) for output in self._engine.step() if output.finished)
         finally:
             if len(finished) < len(work):
                 self._engine.abort_request(ids)

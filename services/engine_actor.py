@@ -119,9 +119,7 @@ class EngineActor:
         async with self._turn:
             lease = self._require_usable(lease_id)
             if weights_digest != self._weights_digest:
-                raise EngineError(
-                    f"asked for weights {weights_digest}, the engine holds {self._weights_digest}"
-                )
+                raise EngineError(f"asked for weights {weights_digest}, the engine holds {self._weights_digest}")
             self._broken = "the engine is broken: a generation failed in it"
             try:
                 completions = await self._in_thread(self._engine.generate, requests, lease.cancelled)

@@ -164,9 +164,7 @@ def start_pool(
         health_check_timeout_s=settings.start_timeout_s,
         logging_config=quiet,
     )
-    target = serve.RunTarget(
-        deployment.bind(settings, model_directory), name=settings.name, route_prefix=None
-    )
+    target = serve.RunTarget(deployment.bind(settings, model_directory), name=settings.name, route_prefix=None)
     serve.run_many([target], wait_for_applications_running=False)
     _wait_for_engines(settings, on_progress)
     return Pool(name=settings.name, replicas=settings.replicas)
@@ -188,9 +186,7 @@ def _wait_for_engines(settings: PoolSettings, on_progress: Callable[[str], None]
         if application.status == "DEPLOY_FAILED" or elapsed > settings.start_timeout_s:
             message = (deployment.message if deployment else "") or application.message
             serve.delete(settings.name)
-            raise PoolError(
-                f"the evaluation engines did not start within {elapsed:.0f} s: {_last_lines(message)}"
-            )
+            raise PoolError(f"the evaluation engines did not start within {elapsed:.0f} s: {_last_lines(message)}")
         time.sleep(0.5)
 
 

@@ -61,9 +61,7 @@ def read_layout(directory: Path) -> WeightsLayout:
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in _shards(directory):
         shapes.update(_read_shapes(shard))
-    return WeightsLayout(
-        config={key: value for key, value in config.items() if key not in _INERT_KEYS}, shapes=shapes
-    )
+    return WeightsLayout(config={key: value for key, value in config.items() if key not in _INERT_KEYS}, shapes=shapes)
 
 
 def require_same_layout(loaded: WeightsLayout, candidate: WeightsLayout, directory: Path) -> None:

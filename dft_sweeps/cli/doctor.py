@@ -72,7 +72,7 @@ def command(storage: Path, tracking_uri: str | None, address: str | None, as_jso
 
 def checks() -> Sequence[Check]:
     """All checks, in their order: cheap ones first, and none before what it needs."""
-    from dft_sweeps.cli.checks import cluster, engine, machine, packages, storage, tracking
+    from dft_sweeps.cli.checks import cluster, engine, machine, packages, ray_settings, storage, tracking
     from dft_sweeps.cli.checks.finding import Check
 
     return (
@@ -87,7 +87,7 @@ def checks() -> Sequence[Check]:
         Check("disk", "measuring disks", machine.disk),
         Check("mlflow", "writing to MLflow", tracking.tracking),
         Check("mlflow ui", "trying MLflow's port", machine.port),
-        Check("ray settings", "looking at Ray's settings", cluster.settings),
+        Check("ray settings", "looking at Ray's settings", ray_settings.settings),
         Check("ray", "starting Ray, or connecting to it", cluster.connection, ("ray settings",)),
         Check("ray nodes", "comparing the versions of the nodes", cluster.nodes, ("ray",)),
         Check("ray dashboard", "asking Ray's dashboard", cluster.dashboard, ("ray",)),
@@ -115,8 +115,7 @@ def _look(check: Check, context: Context, unmet: dict[str, Status]) -> Finding:
 
     missing = [name for name in check.needs if name in unmet]
     if missing:
-        verdict = ", ".join(f"{name} ({unmet[name]})" for name in missing)
-        return Finding("skipped", f"needs {verdict}", f"mend {missing[0]} first")
+        return Finding("skipped", "needs " + ", ".join(f"{name} ({unmet[name]})" for name in missing))
     return check.look(context)
 
 

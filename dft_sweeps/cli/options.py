@@ -32,7 +32,7 @@ set_option: Decorator = click.option(
     "overrides",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Override a field of the spec, e.g. trial.train.steps=20; may be repeated.",
+    help="Override a field of the spec, e.g. trial.train.steps=20 or 'axes.train.seed=[1, 2]'; may be repeated.",
 )
 spec_argument: Decorator = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
 

@@ -63,9 +63,8 @@ def command(
     def say(topic: str, message: str) -> None:
         click.echo(f"[{time.monotonic() - started:4.0f} s] {topic:<9}{message}")
 
-    sweep = load_sweep(spec, overrides)
+    prepared = prepare(load_sweep(spec, overrides), lambda message: say("prepare", message))
     storage = writable_storage(storage)
-    prepared = prepare(sweep, lambda message: say("prepare", message))
     uri = resolve_tracking_uri(storage, tracking_uri)
     with trial_locks(storage, (trial.training_id for trial in prepared.trials)):
         outcome = _run(prepared, storage, uri, address, say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def read_hub_rows(id_: str, name: str | None, revision: str | None, split: str) 
     """
     import datasets
 
+    for logger in ("datasets", "huggingface_hub"):  # each retry of theirs is a line; the error below says it once
+        logging.getLogger(logger).setLevel(logging.ERROR)
     try:
         return datasets.load_dataset(id_, name, revision=revision, split=split).to_list()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -72,9 +72,7 @@ class Canary:
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.logprobs):
-            raise ValueError(
-                f"canary has {len(self.prompts)} prompts but {len(self.logprobs)} rows of logprobs"
-            )
+            raise ValueError(f"canary has {len(self.prompts)} prompts but {len(self.logprobs)} rows of logprobs")
         for index, (prompt, row) in enumerate(zip(self.prompts, self.logprobs, strict=True)):
             if len(prompt) < 2 or len(row) != len(prompt) - 1:
                 raise ValueError(

@@ -22,7 +22,7 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow holds the curves; no CSV, JSON and TensorBoard copies
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that calls Ray after its end gets an error, not a new cluster
-    "RAY_worker_maximum_startup_concurrency": "16",  # a trial is four processes: on two cores Ray warns of the usual number
+    "RAY_worker_maximum_startup_concurrency": "16",  # a trial is four processes: with fewer, Ray warns
     "TOKENIZERS_PARALLELISM": "false",
 }
 

@@ -24,13 +24,18 @@ from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.evaluations import EnginePool, Evaluated, Evaluations
 from dft_sweeps.orchestration.mailbox import CheckpointWritten, Event, StepRow, StepRows, TrialStarted, start_mailbox
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
-from dft_sweeps.orchestration.trial import TrialJob, drive_trial
+from dft_sweeps.orchestration.trial import TrialJob, drive_trial, now_ms
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.tracking.writer import Ended
 
 POLL_S = 0.5
 PROGRESS_EVERY_S = 4.0
+DRIVER_RESOURCES = {"memory": 1}
+"""Next to nothing, in bytes: any share of a CPU would keep a driver's own workers from the last free CPU for ever, and
+Tune takes no empty request."""
+ALARM_S = 120.0
+"""Silence of all trials after which a warning is printed."""
 TUNE_STOP_S = 30.0
 """How long an interrupted sweep waits for Tune to stop its trials; what then is left ends with the cluster."""
 
@@ -52,7 +57,8 @@ class TrialState:
     error: str | None = None
     ended: bool = False
     last_accuracy: str = ""
-    started_at: float = 0.0
+    started_ms: int = 0
+    """When its driver was started; 0 if it did not train."""
     shown_at: float = 0.0
 
 
@@ -83,6 +89,7 @@ class Coordinator:
             trial.training_id: TrialState(trial) for trial in prepared.trials if not runs.is_complete(trial)
         }
         self._training_ended: queue.SimpleQueue[TrainingEnded] = queue.SimpleQueue()
+        self._heard_at = 0.0
 
     @property
     def done(self) -> int:
@@ -125,10 +132,13 @@ class Coordinator:
             if not self._replay(state, evaluations):
                 untrained.append(state.prepared)
         mailbox = start_mailbox()
+        self._heard_at = time.monotonic()
         with self._training([self._job(trial) for trial in untrained], mailbox, concurrent):
             while any(not state.ended for state in self._states.values()):
                 for event in ray.get(mailbox.take.remote(POLL_S)):
+                    self._heard_at = time.monotonic()
                     self._handle(event, evaluations)
+                self._raise_alarm()
                 self._drain(evaluations)
                 for state in self._states.values():
                     self._settle(state)
@@ -187,8 +197,7 @@ class Coordinator:
         by_id = {job.training_id: job for job in jobs}
         trainable = tune.with_parameters(drive_trial, jobs=by_id, mailbox=mailbox)
         return tune.Tuner(
-            # A driver that held a whole CPU would keep its own workers from being placed.
-            tune.with_resources(trainable, {"cpu": 0.01}),
+            tune.with_resources(trainable, DRIVER_RESOURCES),
             param_space={"training_id": tune.grid_search(list(by_id))},
             tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
             run_config=tune.RunConfig(
@@ -213,10 +222,14 @@ class Coordinator:
         state = self._states[event.training_id]
         name = state.prepared.trial.name
         if isinstance(event, TrialStarted):
-            state.started_at = time.monotonic()
-            self._say("train", f"{name}: started, {event.seconds:.0f} s after its driver")
+            state.started_ms = event.driver_started_ms
+            seconds = (event.worker_started_ms - event.driver_started_ms) / 1000
+            self._say("train", f"{name}: started; its worker was up after {seconds:.0f} s")
         elif isinstance(event, StepRows):
             self._runs.log_steps(event.training_id, list(event.rows))
+            if event.rows[0].step == 1:
+                seconds = (event.rows[0].timestamp_ms - state.started_ms) / 1000
+                self._say("train", f"{name}: first step {seconds:.0f} s after the trial's start")
             last = event.rows[-1].step == state.prepared.facts.steps
             if last or time.monotonic() - state.shown_at > PROGRESS_EVERY_S:
                 state.shown_at = time.monotonic()
@@ -231,6 +244,19 @@ class Coordinator:
             f"nll {metrics['train/nll']:.4f}  {metrics['train/tokens_per_second']:,.0f} tokens/s"
             + (f"  last accuracy {state.last_accuracy}" if state.last_accuracy else "")
         )
+
+    def _raise_alarm(self) -> None:
+        """Says so when trials that should train have been silent for long: waiting for resources looks like that."""
+        waiting = [state.prepared.trial.name for state in self._states.values() if not state.trained]
+        silence = time.monotonic() - self._heard_at
+        if waiting and silence > ALARM_S:
+            self._heard_at = time.monotonic()
+            free = {kind: amount for kind, amount in ray.available_resources().items() if kind in {"CPU", "GPU"}}
+            self._say(
+                "sweep",
+                f"WARNING: no trial was heard of for {silence:.0f} s; {len(waiting)} wait, the next is {waiting[0]!r}; "
+                f"free now: {free}. `ray status` shows what waits for resources",
+            )
 
     def _drain(self, evaluations: Evaluations) -> None:
         while not evaluations.landed.empty():
@@ -266,7 +292,7 @@ class Coordinator:
         if state.error:
             self._say("trial", f"{name}: FAILED: {state.error}")
         else:
-            took = f" after {time.monotonic() - state.started_at:.0f} s" if state.started_at else ""
+            took = f" {(now_ms() - state.started_ms) / 1000:.0f} s after its start" if state.started_ms else ""
             self._say("trial", f"{name}: finished{took}")
 
 

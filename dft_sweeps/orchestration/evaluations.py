@@ -145,9 +145,7 @@ class Evaluations:
 
     def _lease_and_evaluate(self, work: _Work) -> None:
         wanted = list(self._wanted(work))
-        known = {
-            key.id: self._store.load_or_regrade(key, benchmark, self._graders) for _, benchmark, key in wanted
-        }
+        known = {key.id: self._store.load_or_regrade(key, benchmark, self._graders) for _, benchmark, key in wanted}
         missing = [(benchmark, key) for _, benchmark, key in wanted if known[key.id] is None]
         started, swapped = time.monotonic(), 0.0
         if missing:

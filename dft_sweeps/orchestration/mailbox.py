@@ -47,10 +47,11 @@ class CheckpointWritten:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """The trial's worker runs its first line; `seconds` since its driver was started."""
+    """The trial's worker runs its first line."""
 
     training_id: str
-    seconds: float
+    driver_started_ms: int
+    worker_started_ms: int
 
 
 Event = StepRows | CheckpointWritten | TrialStarted

@@ -6,7 +6,7 @@ sweep share is read once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from dft_sweeps.spec.identity import ContentDigests, digest, sweep_id, training_
 from dft_sweeps.spec.load import Sweep, Trial
 from dft_sweeps.spec.models import MOST_STEPS, BenchmarkSpec, DataSpec, Source
 from dft_sweeps.spec.plan import TrialFacts
-from dft_sweeps.training.model_files import ModelFiles, inspect_model, resolve_model
+from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, inspect_model, resolve_model
 from dft_sweeps.training.order import total_steps
 
 if TYPE_CHECKING:
@@ -68,16 +68,22 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
         SpecError: a model, data or benchmark that is not there or not as the spec has it.
     """
     on_progress("reading the model")
-    with sweep.at(_one_model(sweep), "model", "path"):
-        model = inspect_model(resolve_model(sweep.trials[0].spec.model, sweep.directory))
+    first = _one_model(sweep)
+    with sweep.at(first, "model", "path"):
+        model = inspect_model(resolve_model(first.spec.model, sweep.directory))
         tokenizer = _tokenizer(model.directory)
         template = template_digest(tokenizer)
+    with sweep.at(first, "model", "revision"):
+        local = model.directory in (EMBEDDED, sweep.directory / Path(first.spec.model.path).expanduser())
+        if local and first.spec.model.revision is not None:
+            raise SpecError(f"a model of the hub has revisions, but {first.spec.model.path!r} is a local directory")
     _check_context(sweep, model)
     on_progress("reading data and benchmarks")
     benchmarks = _benchmarks(sweep, tokenizer)
     read = cache(lambda source: load_demonstrations(source, sweep.directory))
     encoded = cache(lambda data: encode(read(data.source).rows, data, tokenizer))
     trials = tuple(_prepare_trial(sweep, trial, model, template, read, encoded, benchmarks) for trial in sweep.trials)
+    _check_distinct(sweep, trials)
     evaluation = [trial.trial.spec.evaluation.model_dump(exclude_defaults=True) for trial in trials]
     ids = [trial.training_id for trial in trials]
     return PreparedSweep(
@@ -97,6 +103,18 @@ def _one_model(sweep: Sweep) -> Trial:
                     f"found {ours[0]!r} and {its[0]!r}" + (" of another revision" if ours[0] == its[0] else "")
                 )
     return first
+
+
+def _check_distinct(sweep: Sweep, trials: Sequence[PreparedTrial]) -> None:
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        other = seen.setdefault(trial.training_id, trial.trial)
+        if other is not trial.trial:
+            raise sweep.document.error(
+                ("axes",),
+                f"the trials {other.name!r} and {trial.trial.name!r} train the same policy on the same data "
+                f"({trial.training_id}), so they are one trial; evaluate it in all the ways that are wanted",
+            )
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:

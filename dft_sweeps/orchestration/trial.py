@@ -33,6 +33,11 @@ class TrialJob:
     evaluated_steps: tuple[int, ...]
 
 
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
+
+
 def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: ActorHandle) -> None:
     """The Tune trial function: runs the trial `config["training_id"]` as a Ray Train run and waits for it."""
     from ray.train import RunConfig, ScalingConfig
@@ -43,7 +48,7 @@ def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: Acto
     execution = job.execution
     TorchTrainer(
         run_worker,
-        train_loop_config={"job": job, "mailbox": mailbox, "started": time.time()},
+        train_loop_config={"job": job, "mailbox": mailbox, "driver_started_ms": now_ms()},
         scaling_config=ScalingConfig(
             num_workers=execution.workers,
             use_gpu=execution.gpus_per_worker > 0,
@@ -74,7 +79,7 @@ def run_worker(config: dict[str, Any]) -> None:
     ranks = Ranks.current()
     reporter = _Reporter(job, config["mailbox"]) if ranks.rank == 0 else None
     if reporter:
-        reporter.started(time.time() - config["started"])
+        reporter.started(config["driver_started_ms"])
     samples = EncodedData.load(Path(job.data_file)).samples
     tokenizer = AutoTokenizer.from_pretrained(job.model_directory)
     policy = load_policy(Path(job.model_directory), job.spec.model.dtype)
@@ -102,9 +107,7 @@ def run_worker(config: dict[str, Any]) -> None:
         reporter.finish()
 
 
-def _write_checkpoint(
-    job: TrialJob, step: int, policy: Any, samples: Any, tokenizer: Any, ranks: Any
-) -> Checkpoint:
+def _write_checkpoint(job: TrialJob, step: int, policy: Any, samples: Any, tokenizer: Any, ranks: Any) -> Checkpoint:
     from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
 
     canary = make_canary(policy, samples)
@@ -128,11 +131,11 @@ class _Reporter:
         self._rows: list[StepRow] = []
         self._sent_at = 0.0
 
-    def started(self, seconds: float) -> None:
-        self._put(TrialStarted(self._training_id, seconds))
+    def started(self, driver_started_ms: int) -> None:
+        self._put(TrialStarted(self._training_id, driver_started_ms, now_ms()))
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        self._rows.append(StepRow(step, int(time.time() * 1000), metrics))
+        self._rows.append(StepRow(step, now_ms(), metrics))
         if time.monotonic() - self._sent_at >= SEND_EVERY_S:
             self._flush()
 

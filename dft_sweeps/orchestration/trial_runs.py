@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from dft_sweeps.evaluation.intervals import Interval
 from dft_sweeps.evaluation.results import BenchmarkResult, macro_average
 from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.mailbox import StepRow
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
+from dft_sweeps.orchestration.trial import now_ms
 from dft_sweeps.spec.models import EvaluationSpec
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.params import flatten
@@ -33,9 +32,7 @@ class TrialRuns:
         ]
         sweep = self._prepared.sweep
         self._tracker.reconcile(self._prepared.sweep_id)
-        self._parent = self._tracker.open_sweep(
-            sweep.spec.name, self._prepared.sweep_id, sweep.resolved_yaml(), listed
-        )
+        self._parent = self._tracker.open_sweep(sweep.spec.name, self._prepared.sweep_id, sweep.resolved_yaml(), listed)
 
     def is_complete(self, trial: PreparedTrial) -> bool:
         """Whether a finished run, of any sweep, has every point this sweep asks for."""
@@ -66,7 +63,7 @@ class TrialRuns:
 
     def log_evaluation(self, trial: PreparedTrial, evaluated: Evaluated) -> str:
         """Logs every number of an evaluated checkpoint; returns the averages in words."""
-        now = int(time.time() * 1000)
+        now = now_ms()
         prefixes = names.sampling_prefixes(trial.trial.spec.evaluation.samplings)
         metrics: dict[str, float] = {}
         words = []

@@ -175,9 +175,7 @@ def _notes(rows: Iterable[TrialRow]) -> list[str]:
     wrong = sorted({float(row.params.get("data.source.wrong_steps", 0)) for row in rows} - {0.0})
     if wrong:
         shares = " and ".join(f"{100 * share:g}%" for share in wrong)
-        notes.append(
-            f"Trained on demonstrations with wrong steps ({shares}); wrong steps favour DFT over SFT."
-        )
+        notes.append(f"Trained on demonstrations with wrong steps ({shares}); wrong steps favour DFT over SFT.")
     missing = [f"{row.name} ({row.status.lower()})" for row in rows if row.status != "FINISHED"]
     if missing:
         notes.append(f"Not finished: {', '.join(missing)}.")
@@ -185,9 +183,7 @@ def _notes(rows: Iterable[TrialRow]) -> list[str]:
 
 
 def _accuracy_notes(benchmarks: Iterable[BenchmarkSpec]) -> list[str]:
-    notes = [
-        "Accuracy in percent with 95% intervals over the questions, which leave out the spread over seeds."
-    ]
+    notes = ["Accuracy in percent with 95% intervals over the questions, which leave out the spread over seeds."]
     limits = [f"{spec.name} to its first {spec.limit} questions" for spec in benchmarks if spec.limit]
     if limits:
         notes.append(f"Limited: {', '.join(limits)}.")

@@ -49,9 +49,7 @@ def training_figure(curves: SweepCurves) -> Figure | None:
     if longest == 0:
         return None
     window = 2 * (longest // 30) + 1
-    smoothing = (
-        [f"Strong lines: centred mean over {window} steps; pale lines: every step."] if window > 1 else []
-    )
+    smoothing = [f"Strong lines: centred mean over {window} steps; pale lines: every step."] if window > 1 else []
 
     def draw(ax: Axes, key: str, trials: Sequence[TrialCurves], styles: Styles) -> None:
         for trial in trials:
@@ -90,9 +88,7 @@ def _accuracy_limits(curves: SweepCurves, sampling: Sampling) -> tuple[float, fl
         if key[0] == sampling.prefix
         for point in curve
     ]
-    ends = [
-        100 * end for point in points for end in (point.accuracy, point.low, point.high) if end is not None
-    ]
+    ends = [100 * end for point in points for end in (point.accuracy, point.low, point.high) if end is not None]
     if not ends:
         return None
     margin = max(1.0, 0.04 * (max(ends) - min(ends)))

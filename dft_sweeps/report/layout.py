@@ -55,9 +55,7 @@ def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
     longest = max((len(label) for title, lines in legends for label in (title, *lines)), default=0)
     side = 0.8 + 0.085 * longest
     # The subtitle and the bold title need so much; panels take what is over.
-    width = max(
-        0.5 + wide * PANEL_WIDTH + side, 0.4 + 0.085 * len(page.subtitle), 0.4 + 0.13 * len(page.title)
-    )
+    width = max(0.5 + wide * PANEL_WIDTH + side, 0.4 + 0.085 * len(page.subtitle), 0.4 + 0.13 * len(page.title))
     notes = [line for note in page.notes for line in textwrap.wrap(note, int(width * 14))]
     top, bottom = 0.75, 0.12 + NOTE_HEIGHT * len(notes)
     height = top + max(tall * PANEL_HEIGHT + 0.35, _legend_height(legends)) + bottom
@@ -70,9 +68,7 @@ def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
         left = 0.15 / width
         figure.text(left, 1 - 0.13 / height, page.title, fontsize=13, fontweight="bold", va="top")
         figure.text(left, 1 - 0.41 / height, page.subtitle, fontsize=10.5, color="#333333", va="top")
-        figure.text(
-            left, 0.1 / height, "\n".join(notes), fontsize=8.5, color="#444444", va="bottom", linespacing=1.3
-        )
+        figure.text(left, 0.1 / height, "\n".join(notes), fontsize=8.5, color="#444444", va="bottom", linespacing=1.3)
         _draw_legends(figure, legends, width - side, height - top)
     return figure
 
@@ -122,9 +118,7 @@ def _legends(styles: Styles, page: Page) -> list[tuple[str, dict[str, Line2D]]]:
     return found
 
 
-def _draw_legends(
-    figure: Figure, legends: Sequence[tuple[str, dict[str, Line2D]]], left: float, top: float
-) -> None:
+def _draw_legends(figure: Figure, legends: Sequence[tuple[str, dict[str, Line2D]]], left: float, top: float) -> None:
     """One below the other, from (`left`, `top`) in inches downwards."""
     width, height = figure.get_size_inches()
     for title, lines in legends:

@@ -86,9 +86,7 @@ class Styles:
     def _rows(self, curves: SweepCurves) -> list[str]:
         grid = itertools.product(*(curves.levels(axis) for axis in self._row_axes))
         order = {values: index for index, values in enumerate(grid)}
-        trials = sorted(
-            curves.trials, key=lambda trial: order[tuple(trial.values[axis] for axis in self._row_axes)]
-        )
+        trials = sorted(curves.trials, key=lambda trial: order[tuple(trial.values[axis] for axis in self._row_axes)])
         return list(dict.fromkeys(self.row_of(trial) for trial in trials))
 
 

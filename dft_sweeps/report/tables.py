@@ -50,10 +50,7 @@ def rich_table(table: AccuracyTable, width: int) -> Table:
     """For a terminal of `width` characters. The caption names the steps left out because they do not fit."""
     from rich.table import Table
 
-    labels = [
-        max(map(len, column))
-        for column in zip(table.axes, *(values for values, _ in table.rows), strict=True)
-    ]
+    labels = [max(map(len, column)) for column in zip(table.axes, *(values for values, _ in table.rows), strict=True)]
     room = max(2, (width - sum(label + 3 for label in labels) - 1) // _CELL_WIDTH)
     steps = spread(table.steps, room)
     hidden = [str(step) for step in table.steps if step not in steps]
@@ -72,9 +69,7 @@ def rich_table(table: AccuracyTable, width: int) -> Table:
 def markdown(table: AccuracyTable, notes: Sequence[str]) -> str:
     headings = [*table.axes, *(_heading(step) for step in table.steps)]
     rule = ["---"] * len(table.axes) + ["--:"] * len(table.steps)
-    rows = [
-        [*values, *(_cell(measured.get(step)) for step in table.steps)] for values, measured in table.rows
-    ]
+    rows = [[*values, *(_cell(measured.get(step)) for step in table.steps)] for values, measured in table.rows]
     lines = [f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows)]
     return "\n".join([f"**{table.title}**", "", *lines, "", *(f"{note}  " for note in notes), ""])
 

@@ -25,10 +25,7 @@ def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -
     (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "accuracy.csv").write_text(tables.csv_text(curves), encoding="utf-8")
     written = [folder / "tables.md", folder / "accuracy.csv"]
-    drawn = {
-        f"accuracy_{sampling.name}": figures.accuracy_figure(curves, sampling)
-        for sampling in curves.samplings
-    }
+    drawn = {f"accuracy_{sampling.name}": figures.accuracy_figure(curves, sampling) for sampling in curves.samplings}
     drawn["training"] = figures.training_figure(curves)
     for name, figure in drawn.items():
         if figure is not None:

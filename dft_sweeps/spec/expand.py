@@ -101,7 +101,9 @@ def _check_axes(spec: SweepSpec, document: Document) -> None:
         for index, spelling in enumerate(spellings):
             if spelling in spellings[:index]:
                 raise document.error(("axes", path, index), f"the value {spelling} is given twice")
-    count = math.prod(map(len, spec.axes.values())) * max(len(spec.variants), 1)
+    sizes = {path: len(values) for path, values in spec.axes.items()}
+    fixed = [variant.set for variant in spec.variants] or [{}]
+    count = sum(math.prod(size for path, size in sizes.items() if path not in ours) for ours in fixed)
     if count > MOST_TRIALS:
         raise document.error(("axes",), f"axes and variants make {count:,} trials; at most {MOST_TRIALS:,} are planned")
 

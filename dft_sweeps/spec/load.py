@@ -34,11 +34,11 @@ class Sweep:
 
     @contextmanager
     def at(self, trial: Trial, *path: str | int) -> Iterator[None]:
-        """Mistakes found inside the block are reported where the value at `path` of this trial is written."""
+        """Mistakes and unreadable files met inside the block are reported where this trial's `path` is written."""
         try:
             yield
-        except SpecError as error:
-            raise trial.error(self.document, path, str(error)) from error
+        except (SpecError, OSError) as error:
+            raise trial.error(self.document, path, " ".join(str(error).split())) from error
 
     def resolved_yaml(self) -> str:
         """The spec with every override applied, as YAML that loads to the same sweep from any directory."""

@@ -7,6 +7,7 @@ how fast it runs (`dft_sweeps.spec.identity`).
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -34,14 +35,23 @@ def _metric_name(value: str) -> str:
     return value
 
 
+def _path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError(f"{value!r} names no file or directory")
+    if os.path.expanduser(value).startswith("~"):
+        raise ValueError(f"{value!r} begins in a home directory that there is not")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+PathName = Annotated[str, AfterValidator(_path)]
 
 
 # --- model and data ---------------------------------------------------------------------------------------------------
 
 
 class ModelSpec(SpecModel):
-    path: str = "embedded"
+    path: PathName = "embedded"
     """`embedded` (the base policy shipped with the package), a local directory, or a Hugging Face model id."""
     revision: str | None = None
     """Revision of a hub model; resolved to a commit before anything is hashed."""
@@ -66,7 +76,7 @@ class FileSource(SpecModel):
     """A JSON-lines (`.jsonl`, `.json`) or Parquet file with one row per demonstration."""
 
     kind: Literal["file"]
-    path: str = Field(min_length=1)
+    path: PathName
     """Relative paths start at the directory of the spec file."""
     prompt: str = "prompt"
     """Name of the field with the question."""
@@ -167,7 +177,7 @@ class BenchmarkSpec(SpecModel):
     """A benchmark by its name, e.g. `gsm8k`, or with a local file and a limit."""
 
     name: str = Field(min_length=1)
-    path: str | None = None
+    path: PathName | None = None
     """Local file to read instead of the benchmark's own source; relative to the spec file."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first so many questions; said on every table."""

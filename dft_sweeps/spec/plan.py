@@ -119,8 +119,8 @@ def placement(execution: ExecutionSpec, pool: PoolSpec, cluster: ClusterFacts) -
         engines, trial = pool.replicas * per_engine, execution.workers * per_worker
         if engines + trial > has:
             return 0, (
-                f"the cluster has {has:g} {kind}s; {pool.replicas} engines x {per_engine} and one trial of "
-                f"{execution.workers} workers x {per_worker} need {engines + trial}"
+                f"too few {kind}s: the cluster has {has:g}, and {engines + trial} are needed "
+                f"(engines: {pool.replicas} x {per_engine}; workers of one trial: {execution.workers} x {per_worker})"
             )
         if trial:
             counts.append(int((has - engines) // trial))

@@ -35,8 +35,6 @@ def check_limits(params: Mapping[str, str]) -> None:
     """
     for key, value in params.items():
         if len(key) > MAX_KEY:
-            raise SpecError(
-                f"the name has {len(key)} characters; MLflow keeps at most {MAX_KEY}", key[:60] + "..."
-            )
+            raise SpecError(f"the name has {len(key)} characters; MLflow keeps at most {MAX_KEY}", key[:60] + "...")
         if len(value) > MAX_VALUE:
             raise SpecError(f"the value has {len(value)} characters; MLflow keeps at most {MAX_VALUE}", key)

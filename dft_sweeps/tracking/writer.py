@@ -59,9 +59,7 @@ class Tracker:
         self._logged: dict[str, set[tuple[str, int]]] = {}
 
     @outage_as_error
-    def open_sweep(
-        self, name: str, sweep_id: str, spec_text: str, trials: Sequence[Mapping[str, Any]]
-    ) -> str:
+    def open_sweep(self, name: str, sweep_id: str, spec_text: str, trials: Sequence[Mapping[str, Any]]) -> str:
         """The parent run of a sweep, set RUNNING: that of this `sweep_id` in experiment `name`, or a new one.
 
         Args:
@@ -78,9 +76,7 @@ class Tracker:
         run_id = parents[0].info.run_id if parents else self._new_run(experiment_id, f"{name} {sweep_id}", {})
         self._client.update_run(run_id, status="RUNNING")
         self._client.log_text(run_id, spec_text, names.SPEC_ARTIFACT)
-        self._client.log_text(
-            run_id, json.dumps([dict(trial) for trial in trials], indent=1), names.TRIALS_ARTIFACT
-        )
+        self._client.log_text(run_id, json.dumps([dict(trial) for trial in trials], indent=1), names.TRIALS_ARTIFACT)
         self._client.set_tag(run_id, names.SWEEP_ID_TAG, sweep_id)
         return run_id
 
@@ -159,9 +155,7 @@ class Tracker:
         """
         stale = [
             run.info.run_id
-            for experiment in self._client.search_experiments(
-                filter_string=f"tags.`{names.EXPERIMENT_TAG}` = '1'"
-            )
+            for experiment in self._client.search_experiments(filter_string=f"tags.`{names.EXPERIMENT_TAG}` = '1'")
             for run in self._search(experiment.experiment_id, f"tags.`{names.SWEEP_ID_TAG}` = '{sweep_id}'")
             if run.info.status == "RUNNING"
         ]

@@ -156,9 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write (replaced if it exists)")
     parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=32, help="samples per step")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument(
-        "--wrong-steps", type=float, default=0.5, help="share of demonstrations with a wrong step"
+        "--wrong-steps", type=float, default=0.6, help="share of demonstrations with a wrong step"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order")
     parser.add_argument(

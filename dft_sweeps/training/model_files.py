@@ -22,6 +22,12 @@ _BLOCK = 1 << 22
 _UNSUPPORTED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings of some architectures that change logits after the output matrix; the head does not apply them."""
 
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"),
+    *("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "special_tokens_map.json"),
+)
+"""All that decides how text becomes tokens."""
+
 
 @dataclass(frozen=True)
 class ModelFiles:
@@ -127,6 +133,7 @@ def inspect_model(directory: Path) -> ModelFiles:
             do not fit it, a tokenizer that does not fit, or a head that this package does not compute exactly.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if not (directory / "config.json").is_file():
@@ -136,8 +143,11 @@ def inspect_model(directory: Path) -> ModelFiles:
         tokenizer = AutoTokenizer.from_pretrained(directory)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise SpecError(f"{directory}: the model does not load: {' '.join(str(error).split())[:300]}") from error
+    # Without these files transformers makes an empty tokenizer, in which every text is no token at all.
+    if not any((directory / name).is_file() for name in ("tokenizer.json", *tokenizer.vocab_files_names.values())):
+        raise SpecError(f"{directory}: no tokenizer files")
     refuse_unsupported_head(model, str(directory))
     headers = tensor_headers(directory)
     _check_shapes(directory, model, {name: tuple(entry["shape"]) for name, (_, entry, _) in headers.items()})
@@ -178,7 +188,7 @@ def _check_shapes(directory: Path, model: Any, stored: dict[str, tuple[int, ...]
 
 def _model_digest(directory: Path, weights: str) -> str:
     total = hashlib.sha256(weights.encode())
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"):
+    for name in ("config.json", *_TOKENIZER_FILES):
         file = directory / name
         if file.is_file():
             total.update(name.encode() + b"\0" + file.read_bytes() + b"\0")

@@ -24,7 +24,9 @@ def curves(tracking_uri: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
     }
 
 
-def test_an_interrupted_sweep_is_taken_up_again_and_ends_the_same(finished_sweep: FinishedSweep, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_is_taken_up_again_and_ends_the_same(
+    finished_sweep: FinishedSweep, tmp_path: Path
+) -> None:
     storage = tmp_path / "storage"
     uri = f"sqlite:///{storage / 'mlflow.db'}"
 

@@ -26,9 +26,18 @@ from tests.end_to_end.running import SPEC, run
 
 pytestmark = pytest.mark.ray
 STEPS = (0, 3, 6)
-TRAIN_METRICS = (
-    "objective nll mean_probability entropy grad_norm clipped learning_rate tokens_per_second tokens samples".split()
-)
+TRAIN_METRICS = [
+    "objective",
+    "nll",
+    "mean_probability",
+    "entropy",
+    "grad_norm",
+    "clipped",
+    "learning_rate",
+    "tokens_per_second",
+    "tokens",
+    "samples",
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +78,10 @@ def test_the_command_says_what_it_does_and_leaves_no_process(finished_sweep: Fin
 def test_mlflow_holds_every_point_of_every_curve(finished_sweep: FinishedSweep, trials: list[TrialRow]) -> None:
     reader = Reader(finished_sweep.tracking_uri)
     assert reader.find_sweep("end-to-end").status == "FINISHED"
-    assert [(trial.name, trial.status) for trial in trials] == [("objective=sft", "FINISHED"), ("objective=dft", "FINISHED")]
+    assert [(trial.name, trial.status) for trial in trials] == [
+        ("objective=sft", "FINISHED"),
+        ("objective=dft", "FINISHED"),
+    ]
     for trial in trials:
         assert trial.params["train.learning_rate"] == "0.0003"
         for name in TRAIN_METRICS:
@@ -113,7 +125,10 @@ def test_accuracy_follows_from_the_stored_completions(finished_sweep: FinishedSw
                     answers = {question.id: question.answer for question in questions}
                     rows = completions(finished_sweep.storage, weights_digest(directory), name, temperature)
                     assert len(rows) == len(answers) * samples
-                    right = [re.findall(r"\\boxed\{(\d+)\}", row["text"])[-1:] == [answers[row["question_id"]]] for row in rows]
+                    right = [
+                        re.findall(r"\\boxed\{(\d+)\}", row["text"])[-1:] == [answers[row["question_id"]]]
+                        for row in rows
+                    ]
                     logged = dict(reader.curve(trial.run_id, f"{prefix}/{name}/accuracy"))
                     assert logged[step] == pytest.approx(sum(right) / len(right), abs=1e-12)
 

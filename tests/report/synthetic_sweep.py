@@ -52,9 +52,7 @@ def write_sweep(
         variant, kind, rate = axes["variant"], axes["train.objective.kind"], axes["train.learning_rate"]
         fields = {
             "train": {"objective": {"kind": kind}, "learning_rate": rate},
-            "data": {
-                "source": {"kind": "arithmetic", "wrong_steps": 0.05 if variant == "wrong-steps" else 0.0}
-            },
+            "data": {"source": {"kind": "arithmetic", "wrong_steps": 0.05 if variant == "wrong-steps" else 0.0}},
         }
         run = tracker.open_trial(parent, trial["training_id"], trial["name"], flatten(fields), {})
         tracker.log(run, [*_training(kind, rate, steps), *_evaluation(variant, kind, rate, steps, every)])
@@ -72,9 +70,7 @@ def _training(kind: str, rate: float, steps: int) -> list[MetricRow]:
         nll *= math.exp(noise.gauss(0, 0.12))
         objective = nll if kind == "sft" else nll * math.exp(-nll) * 0.5
         values = {"nll": nll, "objective": objective, "learning_rate": rate, "tokens_per_second": 1100.0}
-        rows += [
-            MetricRow(names.train_metric(key), step, value, 1_000 * step) for key, value in values.items()
-        ]
+        rows += [MetricRow(names.train_metric(key), step, value, 1_000 * step) for key, value in values.items()]
     return rows
 
 
@@ -97,7 +93,5 @@ def _evaluation(variant: str, kind: str, rate: float, steps: int, every: int) ->
                 half = 1.96 * math.sqrt(value * (1 - value) / (400 if name != names.AVERAGE else 800)) + 0.002
                 low, high = max(0.0, value - half), min(1.0, value + half)
                 for key, number in (("accuracy", value), ("ci_low", low), ("ci_high", high)):
-                    rows.append(
-                        MetricRow(names.eval_metric(prefix, name, key), step, number, 1_000 * step + 7)
-                    )
+                    rows.append(MetricRow(names.eval_metric(prefix, name, key), step, number, 1_000 * step + 7))
     return rows

@@ -45,10 +45,7 @@ BENCHMARKS = {
 def made_up(axes: dict[str, list[str]], benchmarks: tuple[str, ...], steps: int = 60) -> SweepCurves:
     trials = []
     for index, values in enumerate(itertools.product(*axes.values())):
-        grown = [
-            (step, 0.3 + (0.3 + 0.02 * index) * (1 - math.exp(-step / 15)))
-            for step in range(0, steps + 1, 10)
-        ]
+        grown = [(step, 0.3 + (0.3 + 0.02 * index) * (1 - math.exp(-step / 15))) for step in range(0, steps + 1, 10)]
         measured = [Measured(step, value, value - 0.03, value + 0.03) for step, value in grown]
         trained = [(step, 0.1 + math.exp(-step / 10)) for step in range(1, steps + 1)]
         trials.append(
@@ -62,9 +59,7 @@ def made_up(axes: dict[str, list[str]], benchmarks: tuple[str, ...], steps: int 
             )
         )
     name = "made-up" if "variant" not in axes else 8 * "made-up-"
-    return SweepCurves(
-        "s-1", name, tuple(axes), (SAMPLED,), benchmarks, tuple(trials), (NOTE,), ("95% intervals.",)
-    )
+    return SweepCurves("s-1", name, tuple(axes), (SAMPLED,), benchmarks, tuple(trials), (NOTE,), ("95% intervals.",))
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -156,9 +151,7 @@ def test_every_trial_of_a_row_looks_different() -> None:
 
 def test_nothing_measured_gives_no_figure() -> None:
     curves = made_up({}, ("gsm8k",))
-    empty = replace(
-        curves, trials=(replace(curves.trials[0], accuracy={("eval", "gsm8k"): []}, training={}),)
-    )
+    empty = replace(curves, trials=(replace(curves.trials[0], accuracy={("eval", "gsm8k"): []}, training={}),))
     assert accuracy_figure(empty, SAMPLED) is None
     assert training_figure(empty) is None
 

@@ -52,9 +52,7 @@ def test_csv_has_every_measurement_once(curves: SweepCurves) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(curves))))
     keys = {(row["training_id"], row["sampling"], row["benchmark"], row["step"]) for row in rows}
     assert len(rows) == len(keys) == 6 * 2 * 3 * 3  # trials, samplings, benchmarks with their average, steps
-    assert all(
-        0 <= float(row["ci_low"]) <= float(row["accuracy"]) <= float(row["ci_high"]) <= 1 for row in rows
-    )
+    assert all(0 <= float(row["ci_low"]) <= float(row["accuracy"]) <= float(row["ci_high"]) <= 1 for row in rows)
     assert {row["train.objective.kind"] for row in rows} == {"sft", "dft"}
 
 
@@ -68,9 +66,7 @@ def test_notes_say_what_the_numbers_stand_on(curves: SweepCurves) -> None:
 
 def test_a_trial_without_measurements_has_empty_cells(curves: SweepCurves) -> None:
     waiting = replace(curves.trials[0], accuracy={key: [] for key in curves.trials[0].accuracy})
-    table = accuracy_table(
-        replace(curves, trials=(waiting, *curves.trials[1:])), curves.samplings[1], "arithmetic_2"
-    )
+    table = accuracy_table(replace(curves, trials=(waiting, *curves.trials[1:])), curves.samplings[1], "arithmetic_2")
     assert markdown(table, []).count("| - | - | - |") == 1
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 import pytest
+
 from tests.services.random_policies import ENGINE, Checkpoint, make_checkpoint
 
 

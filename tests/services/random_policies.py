@@ -79,6 +79,5 @@ def sampled(
 ) -> list[Request]:
     """One request per prompt with well-spaced seeds."""
     return [
-        Request(prompt, n, temperature, 1.0, max_new_tokens, seed=1000 * index)
-        for index, prompt in enumerate(prompts)
+        Request(prompt, n, temperature, 1.0, max_new_tokens, seed=1000 * index) for index, prompt in enumerate(prompts)
     ]

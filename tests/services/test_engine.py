@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import ray
-from tests.services.random_policies import ENGINE, Checkpoint, make_checkpoint, random_prompts, sampled
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.engine import CanaryError, VllmEngine
+from tests.services.random_policies import ENGINE, Checkpoint, make_checkpoint, random_prompts, sampled
 
 pytestmark = pytest.mark.ray
 
@@ -50,9 +50,7 @@ def _reload(engine: Any, checkpoint: Checkpoint, **options: str) -> float:
     return ray.get(engine.reload.remote(checkpoint.directory, checkpoint.canary, **options))
 
 
-def test_greedy_tokens_are_those_of_transformers_before_and_after_reloads(
-    engine: Any, tied: list[Checkpoint]
-) -> None:
+def test_greedy_tokens_are_those_of_transformers_before_and_after_reloads(engine: Any, tied: list[Checkpoint]) -> None:
     prompts = random_prompts(count=3, length=40, seed=1)
     for checkpoint in (None, tied[1], tied[0], tied[1]):
         if checkpoint is not None:
@@ -62,17 +60,13 @@ def test_greedy_tokens_are_those_of_transformers_before_and_after_reloads(
         assert [completion.token_ids for [completion] in completions] == expected
 
 
-def test_seeded_sampling_repeats_and_children_take_the_next_seeds(
-    engine: Any, tied: list[Checkpoint]
-) -> None:
+def test_seeded_sampling_repeats_and_children_take_the_next_seeds(engine: Any, tied: list[Checkpoint]) -> None:
     _reload(engine, tied[0])
     requests = sampled(random_prompts(count=8, length=20, seed=2), n=4, temperature=1.0)
     first = ray.get(engine.generate.remote(requests))
     assert ray.get(engine.generate.remote(requests)) == first
     assert len({completion.token_ids for completions in first for completion in completions}) == 32
-    third_child = [
-        Request(r.prompt, 1, r.temperature, r.top_p, r.max_new_tokens, r.seed + 2) for r in requests
-    ]
+    third_child = [Request(r.prompt, 1, r.temperature, r.top_p, r.max_new_tokens, r.seed + 2) for r in requests]
     alone = ray.get(engine.generate.remote(third_child))
     assert [c.token_ids for [c] in alone] == [completions[2].token_ids for completions in first]
 
@@ -98,9 +92,7 @@ def test_stop_token_ends_a_completion_and_is_kept(engine: Any, tied: list[Checkp
     stopped = [c for c in completions if c.finish_reason == "stop"]
     assert 0 < len(stopped) < len(completions)
     assert all(c.token_ids.index(1) == len(c.token_ids) - 1 for c in stopped)
-    assert all(
-        len(c.token_ids) == 100 and 1 not in c.token_ids for c in completions if c.finish_reason == "length"
-    )
+    assert all(len(c.token_ids) == 100 and 1 not in c.token_ids for c in completions if c.finish_reason == "length")
 
 
 def test_prompt_without_room_is_named_and_the_engine_goes_on(engine: Any, tied: list[Checkpoint]) -> None:
@@ -114,9 +106,7 @@ def test_prompt_without_room_is_named_and_the_engine_goes_on(engine: Any, tied: 
     assert (len(completion.token_ids), completion.finish_reason) == (5, "length")
 
 
-def test_damaged_directory_leaves_the_old_weights_at_work(
-    engine: Any, tied: list[Checkpoint], tmp_path: Path
-) -> None:
+def test_damaged_directory_leaves_the_old_weights_at_work(engine: Any, tied: list[Checkpoint], tmp_path: Path) -> None:
     _reload(engine, tied[0])
     other = make_checkpoint(tmp_path, seed=1, tied=True)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-1])
@@ -128,9 +118,7 @@ def test_damaged_directory_leaves_the_old_weights_at_work(
 
 
 @pytest.mark.parametrize("leave_out", ["VllmEngine._reset_prefix_cache", "_repack_output_matrix"])
-def test_canary_catches_a_reload_that_leaves_a_step_out(
-    engine: Any, tied: list[Checkpoint], leave_out: str
-) -> None:
+def test_canary_catches_a_reload_that_leaves_a_step_out(engine: Any, tied: list[Checkpoint], leave_out: str) -> None:
     _reload(engine, tied[0])
     with pytest.raises(CanaryError, match="not that checkpoint's weights"):
         _reload(engine, tied[1], leave_out=leave_out)

@@ -15,13 +15,13 @@ from typing import IO, Any
 import psutil
 import pytest
 import ray
-from tests.services.random_policies import ENGINE, Checkpoint, random_prompts, sampled
 
 from dft_sweeps.evaluation.generator import Canary, Request
 from services.engine import CanaryError
 from services.engine_actor import EngineError
 from services.lease import Engine
 from services.pool import Pool, PoolError, PoolSettings, start_pool
+from tests.services.random_policies import ENGINE, Checkpoint, random_prompts, sampled
 
 pytestmark = pytest.mark.ray
 
@@ -74,9 +74,7 @@ def test_generation_needs_the_weights_it_names(pool: Pool, checkpoints: list[Che
             ray.get(engine._actor.generate.remote(engine._lease_id, "other", sampled(PROMPTS)))
 
 
-def test_refused_directory_leaves_the_engine_at_work(
-    pool: Pool, checkpoints: list[Checkpoint], tmp_path: Path
-) -> None:
+def test_refused_directory_leaves_the_engine_at_work(pool: Pool, checkpoints: list[Checkpoint], tmp_path: Path) -> None:
     with pool.lease() as engine:
         _require_works(engine, checkpoints[0])
         with pytest.raises(ValueError, match=r"config\.json is missing"):
@@ -137,9 +135,7 @@ def test_idle_lease_is_kept_and_a_released_one_is_refused(pool: Pool, checkpoint
         engine.generate(sampled(PROMPTS))
 
 
-def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(
-    pool: Pool, checkpoints: list[Checkpoint]
-) -> None:
+def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     @ray.remote(num_cpus=0)
     class Owner:
         def start(self, pool: Pool, directory: str, digest: str, canary: Canary, long: list[Request]) -> None:
@@ -151,9 +147,7 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(
 
     owner: Any = Owner.remote()
     long = sampled(random_prompts(400, 10, seed=1), n=16, temperature=1.0, max_new_tokens=400)
-    ray.get(
-        owner.start.remote(pool, checkpoints[0].directory, checkpoints[0].digest, checkpoints[0].canary, long)
-    )
+    ray.get(owner.start.remote(pool, checkpoints[0].directory, checkpoints[0].digest, checkpoints[0].canary, long))
     ray.kill(owner)
     started = time.monotonic()
     with pool.lease() as engine:
@@ -186,9 +180,7 @@ def test_no_engine_outlives_its_pool_or_its_cluster(checkpoints: list[Checkpoint
             pool.shutdown()
             print("stopped", flush=True)
     """)
-    driver = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    driver = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert driver.stdin and driver.stdout
     first = int(_next_line(driver.stdout, "engine").split()[1])
     assert psutil.pid_exists(first)

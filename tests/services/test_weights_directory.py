@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.services.random_policies import Checkpoint, make_checkpoint
 
 from services.weights_directory import read_layout, require_same_layout
+from tests.services.random_policies import Checkpoint, make_checkpoint
 
 
 @pytest.fixture
@@ -37,9 +37,7 @@ def _remove_weights(directory: Path) -> None:
 
 
 def _name_missing_shard(directory: Path) -> None:
-    index = {
-        "weight_map": {"lm_head.weight": "model.safetensors", "model.norm.weight": "model-00002.safetensors"}
-    }
+    index = {"weight_map": {"lm_head.weight": "model.safetensors", "model.norm.weight": "model-00002.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
@@ -64,9 +62,7 @@ def test_damaged_directory_is_refused(directory: Path, damage: Callable[[Path], 
         read_layout(directory)
 
 
-def test_other_spelling_and_inert_keys_are_the_same_layout(
-    checkpoints: list[Checkpoint], directory: Path
-) -> None:
+def test_other_spelling_and_inert_keys_are_the_same_layout(checkpoints: list[Checkpoint], directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     rope = config.pop("rope_parameters")
     older = config | {"transformers_version": "4.44.0", "torch_dtype": "bfloat16", "pad_token_id": 0}
@@ -78,9 +74,7 @@ def test_other_spelling_and_inert_keys_are_the_same_layout(
 @pytest.mark.parametrize(
     ("key", "value"), [("rms_norm_eps", 1e-5), ("num_attention_heads", 2), ("model_type", "llama")]
 )
-def test_other_architecture_is_refused(
-    checkpoints: list[Checkpoint], directory: Path, key: str, value: object
-) -> None:
+def test_other_architecture_is_refused(checkpoints: list[Checkpoint], directory: Path, key: str, value: object) -> None:
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(ValueError, match=f"config {key}"):

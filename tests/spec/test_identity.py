@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dft_sweeps.spec.identity import (
     ContentDigests,
-    canonical_json,
-    digest,
     evaluation_id,
     grade_id,
     sweep_id,
@@ -41,10 +36,10 @@ axes:
   train.learning_rate: [3e-4, 1e-3]
 """
 GOLDEN = {
-    "objective=sft learning_rate=0.0003": "?",
-    "objective=sft learning_rate=0.001": "?",
-    "objective=dft learning_rate=0.0003": "?",
-    "objective=dft learning_rate=0.001": "?",
+    "objective=sft learning_rate=0.0003": "t-e3da4d16435dea61",
+    "objective=sft learning_rate=0.001": "t-acb56ec76ea2f12a",
+    "objective=dft learning_rate=0.0003": "t-816bc36400dccbcd",
+    "objective=dft learning_rate=0.001": "t-a4a90873c26e8cda",
 }
 
 DEFAULTS = """\
@@ -101,7 +96,7 @@ def test_golden_ids(tmp_path: Path) -> None:
 def test_golden_id_of_the_defaults(tmp_path: Path) -> None:
     """Fails when a default changes: the same spec would be another trial, and must have another id."""
     [spelled] = load_sweep(write(tmp_path, DEFAULTS)).trials
-    assert training_id(spelled.spec, CONTENT) == "?"
+    assert training_id(spelled.spec, CONTENT) == "t-57ff2def39142927"
 
 
 INSIDE: dict[str, Any] = {
@@ -243,53 +238,11 @@ def test_a_later_field_is_in_the_id_only_where_it_is_not_at_its_default(path: st
     assert training_id(LaterTrial.model_validate(stated), CONTENT) != identity(train__optimizer__beta1=0.8)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [{1, 2}, math.nan, math.inf, -math.inf, object(), b"bytes", {1: "a"}, {None: 1}, {"a": [1, {"b": {2}}]}, 1j, Path()],
-)
-def test_values_without_a_stable_spelling_are_refused(value: object) -> None:
-    with pytest.raises(TypeError, match=r"^\$"):
-        canonical_json(value)
-    with pytest.raises(TypeError):
-        digest([value])
-
-
-def test_refusals_say_where() -> None:
-    with pytest.raises(TypeError, match=r"^\$\.a\[1\]\.b: a set has no stable serialisation$"):
-        canonical_json({"a": [1, {"b": {2}}]})
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=10,
-)
-
-
-@given(JSON)
-def test_canonical_json_does_not_depend_on_order_or_kind_of_sequence(value: Any) -> None:
-    def turned(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {key: turned(part[key]) for key in reversed(part)}
-        if isinstance(part, list):
-            return tuple(turned(item) for item in part)
-        return float(part) if type(part) is int and abs(part) < 2**53 else part
-
-    assert canonical_json(turned(value)) == canonical_json(value)
-    assert canonical_json(value).isascii()
-
-
-def test_canonical_json_tells_apart_what_is_not_the_same() -> None:
-    values = [0, 1, True, False, None, "", "1", "null", [], {}, [1], [[1]], {"a": 1}, 0.1, "0.1", 1e-9, -1]
-    assert len({canonical_json(value) for value in values}) == len(values)
-    assert canonical_json({"b": 1.0, "a": [1e-3, "é"]}) == '{"a":[0.001,"\\u00e9"],"b":1}'
-
-
 def test_evaluation_ids() -> None:
     def of(weights: str = "w", benchmark: str = "b", template: str = "t", **sampling: Any) -> str:
         return evaluation_id(weights, benchmark, template, SamplingSpec(**sampling))
 
-    assert of() == "?"
+    assert of() == "e-49593b23efdbf7a7"
     stated = {"samples": 1, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4096, "seed": 0}
     assert stated.keys() == SamplingSpec.model_fields.keys()
     assert of(**stated) == of()
@@ -299,7 +252,7 @@ def test_evaluation_ids() -> None:
 
 
 def test_grade_ids() -> None:
-    assert grade_id("e-1", "exact/1") == "?"
+    assert grade_id("e-1", "exact/1") == "g-60450b1ef8912817"
     assert len({grade_id(e, g) for e in ("e-1", "e-2") for g in ("exact/1", "exact/2", "math_verify/1")}) == 6
 
 

@@ -61,9 +61,7 @@ def test_a_sweep_is_found_by_id_name_or_beginning(reader: Reader, wanted: str, s
 def test_an_ambiguous_beginning_lists_those_it_fits(reader: Reader) -> None:
     with pytest.raises(SpecError) as raised:
         reader.find_sweep("s-11")
-    assert (
-        str(raised.value) == "'s-11' fits several sweeps; choose one of:\n  s-11bb  second\n  s-11aa  first"
-    )
+    assert str(raised.value) == "'s-11' fits several sweeps; choose one of:\n  s-11bb  second\n  s-11aa  first"
 
 
 def test_an_unknown_sweep_lists_all(reader: Reader) -> None:

@@ -20,10 +20,7 @@ from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import MetricRow, Tracker
 
-TRIALS = [
-    {"training_id": f"t-{index}", "name": f"trial {index}", "axes": {"train.seed": index}}
-    for index in range(2)
-]
+TRIALS = [{"training_id": f"t-{index}", "name": f"trial {index}", "axes": {"train.seed": index}} for index in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +46,7 @@ def restarted(tracker: Tracker, uri: str, storage: Path) -> Tracker:
 
 def open_one(tracker: Tracker, sweep: str) -> tuple[str, str]:
     parent = tracker.open_sweep("writer", sweep, "name: writer\n", TRIALS)
-    return parent, tracker.open_trial(
-        parent, f"t-{sweep}", "a trial", {"train.seed": "0"}, {"variant": "clean"}
-    )
+    return parent, tracker.open_trial(parent, f"t-{sweep}", "a trial", {"train.seed": "0"}, {"variant": "clean"})
 
 
 def points(tracker: Tracker, run: str, key: str) -> list[tuple[int, float]]:
@@ -162,9 +157,7 @@ def test_flatten_writes_every_leaf_once() -> None:
 def test_two_processes_may_create_the_database_at_once(tmp_path: Path) -> None:
     code = "from dft_sweeps.tracking.writer import Tracker; "
     code += f"Tracker('sqlite:///{tmp_path}/deep/mlflow.db', None)"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert said == ["", ""]  # nor do MLflow's migrations talk

@@ -228,6 +228,16 @@ def test_extreme_logits_give_numbers(name: str) -> None:
     assert weight.grad.isfinite().all()
 
 
+def test_a_log_probability_that_overflows_adds_no_entropy() -> None:
+    """Log-probability -inf for a word that is not the target: 0 log 0 is 0, not NaN."""
+    hidden = torch.ones(1, 1, requires_grad=True)
+    weight = torch.tensor([[3e38], [-3e38]], requires_grad=True)
+    sums = token_objective(hidden, weight, torch.tensor([0]), sft, 1.0)
+    sums.objective.backward()
+    assert [value.item() for value in sums] == [0.0, 0.0, 1.0, 0.0]
+    assert hidden.grad is not None and hidden.grad.item() == 0.0
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_bfloat16_hidden_states_with_a_float32_matrix(name: str) -> None:
     hidden, weight, labels = inputs()

@@ -165,7 +165,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: edit_weights(d, lambda w: w.update({"model.norm.weight": torch.zeros(64)})),
         r"it has the wrong shape of 'model\.norm\.weight'$",
     ),
-    "more layers than weights": (lambda d: edit_config(d, num_hidden_layers=5), r"'model\.layers\.4\..*and 11 more"),
+    "more layers than weights": (
+        lambda d: edit_config(d, num_hidden_layers=5, layer_types=["full_attention"] * 5),
+        r"it lacks 'model\.layers\.4\.[a-z_.]*' and 11 more$",
+    ),
+    "inconsistent config": (lambda d: edit_config(d, num_hidden_layers=5), "the model does not load.*layer_types"),
+    "config of the wrong type": (lambda d: edit_config(d, hidden_size="wide"), "the model does not load.*hidden_size"),
     "tokenizer too large": (
         lambda d: (
             edit_config(d, vocab_size=300),
@@ -173,7 +178,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "the tokenizer has 384 tokens, the model only 300",
     ),
-    "no tokenizer": (lambda d: [file.unlink() for file in d.glob("tokenizer*")], "the model does not load"),
+    "no tokenizer": (lambda d: [file.unlink() for file in d.glob("tokenizer*")], "no tokenizer files"),
 }
 
 

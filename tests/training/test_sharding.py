@@ -45,6 +45,13 @@ def test_without_a_process_group_there_is_one_rank_and_nothing_is_wrapped() -> N
     assert type(Ranks().shard(policy)) is Policy
 
 
+def test_every_rank_keeps_half_the_weights_and_gathers_them_by_layer(two: list[dict[str, Any]]) -> None:
+    modules, kept = zip(*(rank["shards"] for rank in two), strict=True)
+    assert modules[0] == modules[1] == ["", "model.model.layers.0", "model.model.layers.1"]
+    total = sum(parameter.numel() for parameter in tiny_model().parameters())
+    assert sum(kept) == total and max(kept) < 0.51 * total
+
+
 @pytest.mark.parametrize("case", GRADIENT_CASES)
 def test_gradients_equal_those_of_one_rank(case: str, one: dict[str, Any], two: list[dict[str, Any]]) -> None:
     for rank in two:
@@ -76,6 +83,14 @@ def test_three_steps_give_the_same_metrics_and_weights(
     assert any(metrics["train/clipped"] for metrics in one[model]["metrics"])
     for first, second in zip(two[0][model]["metrics"], two[1][model]["metrics"], strict=True):
         assert first["train/grad_norm"] == second["train/grad_norm"]
+
+
+def test_the_same_run_twice_is_the_same_bit_for_bit(two: list[dict[str, Any]]) -> None:
+    for rank in two:
+        for found, expected in zip(rank["again"]["metrics"], rank["untied"]["metrics"], strict=True):
+            found, expected = ({k: v for k, v in m.items() if "per_second" not in k} for m in (found, expected))
+            assert found == expected
+    assert two[0]["again"]["digests"] == two[0]["untied"]["digests"]
 
 
 @pytest.mark.parametrize("model", ["untied", "tied"])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoTokenizer
 
 from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
@@ -54,7 +55,7 @@ def run_in_group(rank: int, ranks: int, directory: Path) -> None:
     store = f"file://{directory / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     try:
-        results = run_cases(Ranks.current(), directory)
+        results = run_cases(Ranks.current(), directory) | {"shards": _shards(Ranks.current())}
         torch.save(results, directory / f"results-{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -65,9 +66,17 @@ def run_cases(ranks: Ranks, directory: Path) -> dict[str, Any]:
     return {
         "gradients": {name: _gradients(ranks, **case) for name, case in GRADIENT_CASES.items()},
         "untied": _three_steps(ranks, directory / "untied", tied=False),
+        "again": _three_steps(ranks, directory / "again", tied=False),
         "tied": _three_steps(ranks, directory / "tied", tied=True),
         "non_finite": _non_finite(ranks),
     }
+
+
+def _shards(ranks: Ranks) -> tuple[list[str], int]:
+    """The modules that gather their weights by themselves, and the numbers this rank keeps."""
+    policy = ranks.shard(Policy(tiny_model()))
+    modules = [name for name, module in policy.named_modules() if isinstance(module, FSDPModule)]
+    return modules, sum(parameter.to_local().numel() for parameter in policy.parameters())
 
 
 def _gradients(ranks: Ranks, samples: int, objective: str, tied: bool = False) -> dict[str, torch.Tensor]:

@@ -1,69 +1,29 @@
-"""Ray: the settings that break it, whether it starts or answers, its nodes, its dashboard, and room for a sweep."""
+"""Ray: whether it starts or answers, its nodes, its dashboard, and room for a sweep."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
 import socket
 import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from dft_sweeps.cli.checks.finding import Context, Finding, failed, first_line, ok, warning
+from dft_sweeps.cli.checks.finding import Context, Finding, failed, in_short, ok, warning
+from dft_sweeps.cli.checks.packages import install, requirement, spelled
+from dft_sweeps.cli.checks.ray_settings import GIVE_TOKEN
 
 PROBE_SECONDS = 5
 TASK_SECONDS = 60
 ROOM_SECONDS = 10
 COMPARED = ("dft-sweeps", "ray", "torch", "transformers")
-_TOKEN_FILE = Path("~/.ray/auth_token")
-_INSTALL = "uv pip install 'ray[default,serve,train,tune]==2.60.0'"
+_SEVERAL = (
+    "several Ray clusters run on this machine; Ray Train cannot tell which is its own, and may not free the CPUs of a "
+    "trial that was stopped"
+)
+_LOGS = "/tmp/ray/session_latest/logs"
 _ADDRESS = "ray start --head --port 6379   # on the cluster's head node; then --address HEAD:6379, open to this machine"
-_GIVE_TOKEN = "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=...   # the cluster's; on its head node: ray get-auth-token"
-
-
-def settings(context: Context) -> Finding:
-    """Environment variables of Ray that contradict what is asked or what this package needs."""
-    wrong = [*_addresses(context.address), *_authentication(context.address), *_train()]
-    if wrong:
-        return failed("; ".join(found for found, _ in wrong), "\n".join(advice for _, advice in wrong))
-    return ok(f"nothing contradicts {context.address or 'a cluster started here'}")
-
-
-def _addresses(address: str | None) -> list[tuple[str, str]]:
-    """Ray's State API, through which Train cleans up, goes by these and not by the cluster it runs in."""
-    found = []
-    elsewhere = os.environ.get("RAY_ADDRESS")
-    if elsewhere and address not in ("auto", elsewhere):
-        asked = f"--address is {address}" if address else "a cluster of this machine is asked for"
-        advice = f"unset RAY_ADDRESS   # or, to use that cluster: --address {elsewhere}"
-        found.append((f"RAY_ADDRESS is {elsewhere}, but {asked}", advice))
-    if address is None and (server := os.environ.get("RAY_API_SERVER_ADDRESS")):
-        found.append((f"RAY_API_SERVER_ADDRESS is {server}, another cluster's", "unset RAY_API_SERVER_ADDRESS"))
-    return found
-
-
-def _authentication(address: str | None) -> list[tuple[str, str]]:
-    mode = os.environ.get("RAY_AUTH_MODE", "disabled").lower()
-    if mode not in ("disabled", "token"):
-        found = f"RAY_AUTH_MODE is {mode!r}, which Ray takes for no authentication at all"
-        return [(found, "export RAY_AUTH_MODE=token   # or disabled")]
-    if address and mode == "token" and not _has_token():
-        return [("RAY_AUTH_MODE is token, but there is no token", _GIVE_TOKEN)]
-    return []
-
-
-def _has_token() -> bool:
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _TOKEN_FILE).expanduser().is_file()
-
-
-def _train() -> list[tuple[str, str]]:
-    value = os.environ.get("RAY_TRAIN_V2_ENABLED", "1")
-    if value.lower() in ("1", "true"):
-        return []
-    return [(f"RAY_TRAIN_V2_ENABLED is {value}, but trials run on Ray Train V2", "unset RAY_TRAIN_V2_ENABLED")]
 
 
 def connection(context: Context) -> Finding:
@@ -77,13 +37,13 @@ def connection(context: Context) -> Finding:
         import ray
         from ray.exceptions import AuthenticationError
     except ImportError as error:
-        return failed(f"`import ray` breaks: {error}", _INSTALL)
+        return failed(f"`import ray` breaks: {error}", install(requirement("ray")))
 
     started = time.monotonic()
     try:
         context.cluster = context.resources.enter_context(cluster(context.address))
     except (ClusterUnavailable, AuthenticationError) as error:
-        return failed(" ".join(str(error).split())[:400], _connection_advice(context.address, str(error)))
+        return failed(in_short(error), _connection_advice(context.address, str(error)))
     except SystemExit:  # how Ray ends when what answers at the address is no Ray cluster
         return failed(f"what answers at {context.address} is no Ray cluster", _ADDRESS)
     how = f"answered at {context.address}" if context.address else "started"
@@ -113,13 +73,12 @@ def _unheard(address: str | None) -> str | None:
 
 def _connection_advice(address: str | None, message: str) -> str:
     if "Version mismatch" in message:
-        return (
-            f"{_INSTALL}   # on every node, under Python {platform.python_version()}, as it is here; "
-            "then restart the cluster"
-        )
+        wanted = shlex.quote(spelled(requirement("ray")))
+        python = f"Python {platform.python_version()}"
+        return f"uv pip install {wanted}   # on every node, under {python}, as it is here; then restart the cluster"
     if "authentication" in message.lower():
-        return _GIVE_TOKEN
-    return _ADDRESS if address else "tail -n 50 /tmp/ray/session_latest/logs/{gcs_server.out,raylet.err}   # its reasons"
+        return GIVE_TOKEN
+    return _ADDRESS if address else f"tail -n 50 {_LOGS}/{{gcs_server.out,raylet.err}}   # its reasons"
 
 
 def nodes(context: Context) -> Finding:
@@ -137,9 +96,10 @@ def nodes(context: Context) -> Finding:
         try:
             found = ray.get(answer, timeout=TASK_SECONDS)
         except ray.exceptions.RayError as error:
-            differences.append(f"{name} cannot run tasks of this package: {first_line(str(error).splitlines()[-1])}")
+            differences.append(f"{name} cannot run tasks of this package: {in_short(str(error).splitlines()[-1])}")
             continue
-        differences += [f"{name} has {key} {found[key]}, here is {here[key]}" for key in here if found[key] != here[key]]
+        other = [key for key in here if found[key] != here[key]]
+        differences += [f"{name} has {key} {found[key]}, here is {here[key]}" for key in other]
     if not differences:
         return ok(f"{len(asked)} node(s) with the versions of this machine")
     advice = "install the same requirements there as here (docker/ has images), then restart the cluster"
@@ -168,9 +128,7 @@ def dashboard(context: Context) -> Finding:
         answer = f"no answer in {TASK_SECONDS} s"
     if isinstance(answer, str):
         if "multiple active Ray instances" in answer:
-            found = "several Ray clusters run on this machine, and Ray Train cannot tell which is its own: it may keep the "
-            advice = "ray stop   # ends those that `ray start` started; others end with the program that started them"
-            return warning(f"{found}CPUs of a trial that was stopped", advice)
+            return warning(_SEVERAL, "ray stop   # ends what `ray start` started; others end with their program")
         return failed(f"Ray's dashboard does not answer: {answer}", _dashboard_advice(context.address))
     if not mine & set(answer):
         return failed("the dashboard that answers is another cluster's", "unset RAY_ADDRESS RAY_API_SERVER_ADDRESS")
@@ -185,14 +143,13 @@ def _seen_nodes() -> list[str] | str:
     try:
         return [node.node_id for node in list_nodes(timeout=PROBE_SECONDS)]
     except (RayStateApiException, ConnectionError, RuntimeError, ValueError) as error:
-        return first_line(error)
+        return in_short(error)
 
 
 def _dashboard_advice(address: str | None) -> str:
-    install = "uv pip install 'ray[default]'"
     if address:
-        return f"{install} on the head node, and start it without --include-dashboard=false"
-    return f"{install}; tail -n 50 /tmp/ray/session_latest/logs/dashboard.{{log,err}}   # the dashboard's own reasons"
+        return "ray start --head --include-dashboard=true   # on the head node, which needs ray[default] for it"
+    return f"tail -n 50 {_LOGS}/dashboard.{{log,err}}   # its reasons"
 
 
 def room(context: Context) -> Finding:
@@ -206,7 +163,7 @@ def room(context: Context) -> Finding:
     assert context.cluster is not None
     missing = placement(ExecutionSpec(), PoolSpec(), context.cluster)[1]
     if missing:
-        return failed(missing, "ray start --address ... --num-cpus 2   # adds a node; or run on a machine with more cores")
+        return failed(missing, "ray start --address HEAD:6379   # on another machine, to add it; or take a larger one")
     bundles = [{"CPU": 1.0}, {"CPU": 1.0}]
     group = placement_group(bundles)
     placed = group.wait(ROOM_SECONDS)
@@ -214,5 +171,5 @@ def room(context: Context) -> Finding:
     if placed:
         return ok("one trial (1 CPU) and one engine (1 CPU) fit")
     free: dict[str, Any] = ray.available_resources()
-    found = f"{free.get('CPU', 0):g} of {context.cluster.cpus:g} CPUs are free, 2 are needed: a sweep started now would wait"
-    return warning(found, "ray status   # shows what holds them; ray list actors --filter state=ALIVE names the holders")
+    found = f"{free.get('CPU', 0):g} of {context.cluster.cpus:g} CPUs are free, 2 are needed: a sweep would wait"
+    return warning(found, "ray status   # shows what is used; `ray list actors --filter state=ALIVE` names the users")

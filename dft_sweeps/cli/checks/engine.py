@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dft_sweeps.cli.checks.finding import Context, Finding, failed, ok
+from dft_sweeps.cli.checks.finding import Context, Finding, failed, in_short, ok
 from dft_sweeps.spec.errors import SpecError
 
 if TYPE_CHECKING:
@@ -95,8 +97,6 @@ def _ask(pool: Pool, directory: str, weights_digest: str, tokenizer: Any) -> str
 
 
 def _canary(directory: str, prompt: tuple[int, ...]) -> Canary:
-    from pathlib import Path
-
     from dft_sweeps.data.encode import Sample
     from dft_sweeps.training.checkpoint import make_canary
     from dft_sweeps.training.policy import load_policy
@@ -105,11 +105,14 @@ def _canary(directory: str, prompt: tuple[int, ...]) -> Canary:
 
 
 def _reason(message: str) -> str:
-    """The last line of what may be a remote traceback."""
-    return " ".join(message.strip().splitlines()[-1].split())[:400]
+    """The error at the end of what may be a remote traceback."""
+    lines = message.splitlines()
+    errors = [index for index, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return in_short("\n".join(lines[errors[-1] :] if errors else lines))
 
 
 def _advice(message: str) -> str:
     if "memory" in message.lower():
         return "ps aux --sort -rss | head   # what to end, for an engine needs about 2 GiB"
-    return "VLLM_LOGGING_LEVEL=INFO dft-sweeps doctor; tail -n 50 /tmp/ray/session_latest/logs/worker-*.err   # vLLM's own words"
+    logs = "/tmp/ray/session_latest/logs/worker-*.err"
+    return f"VLLM_LOGGING_LEVEL=INFO dft-sweeps doctor; tail -n 50 {logs}   # vLLM's own words"

@@ -10,6 +10,9 @@ from typing import Literal
 
 from dft_sweeps.spec.plan import ClusterFacts
 
+LONGEST = 500
+"""Characters of an error's message that are shown."""
+
 Status = Literal["ok", "warning", "failed", "skipped"]
 
 
@@ -22,7 +25,7 @@ class Finding:
     advice: str = ""
 
     def __post_init__(self) -> None:
-        assert (self.status == "ok") == (not self.advice), self
+        assert (self.status in ("warning", "failed")) == bool(self.advice), self
 
 
 @dataclass
@@ -63,6 +66,6 @@ def failed(found: str, advice: str) -> Finding:
     return Finding("failed", found, advice)
 
 
-def first_line(error: object) -> str:
-    """An error's first line that says something; libraries write whole pages."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def in_short(error: object) -> str:
+    """The beginning of an error's message as one line; libraries write whole pages."""
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__

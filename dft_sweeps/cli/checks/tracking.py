@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dft_sweeps.cli.checks.finding import Context, Finding, failed, first_line, ok
+from dft_sweeps.cli.checks.finding import Context, Finding, failed, in_short, ok
 from dft_sweeps.cli.checks.storage import nearest_existing
 from dft_sweeps.tracking.store import TrackingUnavailable, connect, sqlite_file
 
@@ -22,16 +22,17 @@ _VALUE = 0.5
 
 def tracking(context: Context) -> Finding:
     """Writes a run with a metric, reads it back and deletes it."""
-    file = sqlite_file(context.tracking_uri)
+    uri = context.tracking_uri
+    file = sqlite_file(uri)
     if file is None or file.exists():
-        return _try(context.tracking_uri, context.tracking_uri, f"{context.tracking_uri} answers and keeps what is written")
+        return _try(uri, uri, f"{uri} answers and keeps what is written")
     place = nearest_existing(file.parent)
     found = f"no database yet at {file}; one made beside it for trial kept what was written, and was deleted"
     try:
         with tempfile.TemporaryDirectory(prefix=".dft-sweeps-doctor-", dir=place) as scratch:
-            return _try(f"sqlite:///{Path(scratch) / file.name}", context.tracking_uri, found)
+            return _try(f"sqlite:///{Path(scratch) / file.name}", uri, found)
     except OSError as error:
-        return failed(f"no database can be made at {file}: {error.strerror}", _advice(context.tracking_uri, ""))
+        return failed(f"no database can be made at {file}: {error.strerror}", _advice(uri, ""))
 
 
 def _try(uri: str, shown: str, found: str) -> Finding:
@@ -41,7 +42,7 @@ def _try(uri: str, shown: str, found: str) -> Finding:
         client = connect(uri, create=True)
         points = _write_and_delete(client)
     except (TrackingUnavailable, MlflowException) as error:
-        return failed(first_line(error)[:300], _advice(shown, str(error)))
+        return failed(in_short(error), _advice(shown, str(error)))
     if [(point.step, point.value) for point in points] != [(1, _VALUE)]:
         return failed(f"{shown} took a metric and gave back {points}", _advice(shown, ""))
     return ok(found)
@@ -82,7 +83,7 @@ def _advice(uri: str, message: str) -> str:
     if "database schema" in message:
         return f"mlflow db upgrade {uri}   # made by another MLflow; copy the database first"
     if uri.startswith(("http:", "https:")):
-        return f"curl {uri.rstrip('/')}/health   # does the server answer? or drop --tracking-uri to use a local database"
+        return f"curl {uri.rstrip('/')}/health   # does it answer? without --tracking-uri, a local database is used"
     file = sqlite_file(uri)
     if file and file.exists():
         return f"mv {file} {file}.broken   # a new database is made; or mend the file or its permissions"

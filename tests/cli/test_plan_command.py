@@ -1,0 +1,114 @@
+"""`dft-sweeps plan` and `--help`: what they print, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dft_sweeps.cli import plan
+from dft_sweeps.cli.main import COMMANDS, group
+from dft_sweeps.tracking.writer import Tracker
+from tests.spec.example import edited, write
+
+QUICKSTART = Path(__file__).parent.parent.parent / "sweep_specs" / "quickstart.yaml"
+
+HELP = """
+import resource, sys
+from dft_sweeps.cli.main import group
+try:
+    group.main(["--help"])
+except SystemExit as ended:
+    assert ended.code == 0
+heavy = {"torch", "ray", "mlflow", "transformers", "vllm", "matplotlib", "datasets", "numpy", "scipy", "pydantic"}
+used = resource.getrusage(resource.RUSAGE_SELF)
+print("\\n", used.ru_utime + used.ru_stime, sorted(heavy & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    ended = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60, check=True)
+    for name, (_, words) in COMMANDS.items():
+        assert f"  {name} " in ended.stdout
+        assert words.split(",")[0] in " ".join(ended.stdout.split())
+    seconds, modules = ended.stderr.split(maxsplit=1)
+    assert modules.strip() == "[]"
+    assert float(seconds) < 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_help(name: str) -> None:
+    result = CliRunner().invoke(group, [name, "--help"], prog_name="dft-sweeps")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"Usage: dft-sweeps {name} ")
+
+
+def planned(storage: Path, *arguments: str | Path) -> Result:
+    result = CliRunner().invoke(plan.command, ["--storage", str(storage), *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_plan_of_the_quickstart(tmp_path: Path) -> None:
+    found = json.loads(planned(tmp_path / "storage", QUICKSTART, "--json").stdout)
+    assert found["name"] == "quickstart"
+    assert found["sweep"].startswith("s-")
+    assert found["model"]["parameters"] > 100_000
+    trials = found["trials"]
+    assert len(trials) >= 4
+    assert len({trial["fingerprint"] for trial in trials}) == len({trial["name"] for trial in trials}) == len(trials)
+    assert {trial["axes"]["train.objective.kind"] for trial in trials} == {"sft", "dft"}
+    for trial in trials:
+        assert trial["fingerprint"].startswith("t-")
+        assert trial["evaluated_steps"][0] == 0
+        assert trial["evaluated_steps"][-1] == trial["steps"]
+        assert trial["tokens"] > trial["steps"] * trial["batch_size"]
+        assert trial["completions"] == (len(trial["evaluated_steps"]) - 1) * found["base_completions"]
+        assert (trial["done"], trial["overlong"]) == (False, 0)
+    assert not (tmp_path / "storage").exists()
+
+
+def test_plan_in_words(tmp_path: Path) -> None:
+    result = planned(tmp_path / "storage", write(tmp_path), "--set", "trial.train.steps=20")
+    lines = " ".join(result.stdout.split())
+    assert "noisy objective=sft learning_rate=0.0003" in result.stdout
+    assert "8 of 8 trials to run" in lines
+    assert "(the base model's 220 are shared by all trials)" in lines
+    assert lines.endswith("of them at a time.")
+    assert not (tmp_path / "storage").exists()
+
+
+def test_plan_says_what_is_left_out_and_what_is_missing(tmp_path: Path) -> None:
+    text = edited("max_length: 160", "max_length: 100\n    overflow: drop").replace("workers: 1", "workers: 999")
+    spec = write(tmp_path, text)
+    words = " ".join(planned(tmp_path, spec).stdout.split())
+    found = json.loads(planned(tmp_path, spec, "--json").stdout)
+    overlong = sum(trial["overlong"] for trial in found["trials"])
+    assert overlong > 0
+    assert f"{overlong:,} samples are longer than data.max_length and are left out." in words
+    assert found["concurrent_trials"] == 0
+    assert found["missing"].startswith("too few CPUs: ")
+    assert found["missing"] in words
+
+
+def test_plan_knows_what_is_done(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    spec = write(tmp_path)
+    before = json.loads(planned(tmp_path, spec, "--json").stdout)["trials"]
+    tracker = Tracker(uri, str(tmp_path / "artifacts"))
+    parent = tracker.open_sweep("other", "s-other", "name: other\n", [])
+    for trial, status in zip(before, ("FINISHED", "FAILED"), strict=False):
+        run = tracker.open_trial(parent, trial["fingerprint"], trial["name"], {}, {})
+        tracker.finish(run, status)  # type: ignore[arg-type]
+    after = json.loads(planned(tmp_path, spec, "--json").stdout)["trials"]
+    assert [trial["done"] for trial in after] == [True] + [False] * 7
+    assert [trial["fingerprint"] for trial in after] == [trial["fingerprint"] for trial in before]
+    words = planned(tmp_path, spec).stdout
+    assert "7 of 8 trials to run" in " ".join(words.split())
+    elsewhere = planned(tmp_path / "elsewhere", spec, "--tracking-uri", uri, "--json").stdout
+    assert json.loads(elsewhere)["trials"] == after
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from dft_sweeps.data.sources import Demonstration, load_demonstrations, numbered_rows, read_rows
+from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.spec.models import ArithmeticSource, FileSource, HubSource
+
+ROWS = [{"prompt": f"{i} + {i} = ? é", "completion": f"{2 * i}", "level": i} for i in range(5)]
+
+
+def source(path: str, **fields: str) -> FileSource:
+    return FileSource.model_validate({"kind": "file", "path": path} | fields)
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def jsonl(rows: list[Any]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet"])
+def test_all_formats_give_the_same_demonstrations_and_digest(name: str, tmp_path: Path) -> None:
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / name)
+    else:
+        write(tmp_path / name, jsonl(ROWS))
+    assert read_rows(tmp_path / name) == ROWS
+    found = load_demonstrations(source(name), tmp_path)
+    assert found.rows == tuple(Demonstration(row["prompt"], row["completion"]) for row in ROWS)
+    assert found.digest == load_demonstrations(source(str(write(tmp_path / "b.jsonl", jsonl(ROWS)))), Path("/")).digest
+
+
+def test_the_digest_is_of_what_is_trained_on_in_its_order(tmp_path: Path) -> None:
+    def digest(rows: list[dict[str, Any]], **fields: str) -> str:
+        write(tmp_path / "rows.jsonl", jsonl(rows))
+        return load_demonstrations(source("rows.jsonl", **fields), tmp_path).digest
+
+    original = digest(ROWS)
+    assert digest([{**row, "level": "other"} for row in ROWS]) == original
+    renamed = [{"q": row["prompt"], "a": row["completion"]} for row in ROWS]
+    assert digest(renamed, prompt="q", completion="a") == original
+    assert len({original, digest(ROWS[::-1]), digest(ROWS[1:]), digest([*ROWS[:-1], ROWS[0]])}) == 4
+    # Where one text ends and the next begins is part of it.
+    assert digest([{"prompt": "ab", "completion": "c"}]) != digest([{"prompt": "a", "completion": "bc"}])
+
+
+def test_a_last_line_without_newline_and_other_line_ends(tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path / "a.jsonl", jsonl(ROWS).rstrip("\n"))) == ROWS
+    assert read_rows(write(tmp_path / "b.jsonl", jsonl(ROWS).replace("\n", "\r\n"))) == ROWS
+    separator = [{"prompt": "a line\u2028separator and a \x85", "completion": "is text\n, not an end of line"}]
+    assert read_rows(write(tmp_path / "c.jsonl", jsonl(separator))) == separator
+
+
+def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", '\n{"a": 1}\n  \n\r\n{"a": 2}\n\n')
+    assert numbered_rows(path) == [(2, {"a": 1}), (5, {"a": 2})]
+
+
+FAULTS: dict[str, tuple[str | bytes, str]] = {
+    "missing field": ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "answer": "b"}\n',
+                      r"row 3: no field 'completion'; it has 'prompt', 'answer'$"),
+    "no field at all": ("{}\n", r"row 1: no field 'prompt'; it has none$"),
+    "not text": ('{"prompt": "a", "completion": 4}\n', r"row 1: field 'completion' is int, not text$"),
+    "null": ('{"prompt": null, "completion": "b"}\n', r"row 1: field 'prompt' is NoneType, not text$"),
+    "not an object": ('\n["a", "b"]\n', r"row 2: expected a JSON object, found list$"),
+    "not JSON": ('{"prompt": "a", "completion": "b"}\n\n{"prompt": oops}\n',
+                 r"row 3: not JSON \(Expecting value at column 12\)$"),
+    "cut short": ('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "compl', r"row 2: not JSON \(Unterminated"),
+    "not UTF-8": (b'{"prompt": "a", "completion": "b"}\n' * 5000 + b'{"prompt": "caf\xe9", "completion": "b"}\n',
+                  r"row 5001: not UTF-8 text \(invalid continuation byte at byte 16 of the line\)$"),
+    "byte order mark": (b'\xef\xbb\xbf{"prompt": "a", "completion": "b"}\n', r"row 1: not JSON \(Unexpected UTF-8 BOM"),
+    "empty": ("", "file source has no rows"),
+    "blank": ("\n \n", "file source has no rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_with_its_line(fault: str, tmp_path: Path) -> None:
+    text, message = FAULTS[fault]
+    write(tmp_path / "rows.jsonl", text)
+    with pytest.raises(SpecError, match=message) as caught:
+        load_demonstrations(source("rows.jsonl"), tmp_path)
+    assert "rows.jsonl: row" in str(caught.value) or "no rows" in message
+
+
+def test_a_fault_in_parquet_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with pytest.raises(SpecError, match=r"rows\.parquet: row 2: field 'completion' is NoneType, not text"):
+        load_demonstrations(source("rows.parquet"), tmp_path)
+    with pytest.raises(SpecError, match=r"rows\.parquet: row 1: no field 'answer'; it has 'prompt', 'completion'"):
+        load_demonstrations(source("rows.parquet", completion="answer"), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "page"])
+def test_a_damaged_parquet_file_is_refused(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.Table.from_pylist([{"prompt": "a" * i, "completion": "b"} for i in range(1000)])
+    pyarrow.parquet.write_table(table, path)
+    whole = path.read_bytes()
+    content = {"text": b"no parquet", "truncated": whole[:-100], "page": whole[:4] + b"\xff" * 500 + whole[504:]}
+    write(path, content[damage])
+    with pytest.raises(SpecError, match=r"rows\.parquet: not a Parquet file"):
+        load_demonstrations(source("rows.parquet"), tmp_path)
+
+
+def test_a_file_that_is_not_there_or_of_another_format(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"no file .*nowhere\.jsonl"):
+        load_demonstrations(source("nowhere.jsonl"), tmp_path)
+    (tmp_path / "directory.jsonl").mkdir()
+    with pytest.raises(SpecError, match=r"no file .*directory\.jsonl"):
+        load_demonstrations(source("directory.jsonl"), tmp_path)
+    write(tmp_path / "rows.csv", "prompt,completion\n")
+    with pytest.raises(SpecError, match=r"rows\.csv: a data file ends in \.jsonl, \.json .* or \.parquet"):
+        load_demonstrations(source("rows.csv"), tmp_path)
+
+
+def test_the_arithmetic_source_is_seeded() -> None:
+    def make(seed: int) -> Any:
+        return load_demonstrations(ArithmeticSource(kind="arithmetic", samples=50, seed=seed), Path())
+
+    assert make(0) == make(0) and len(make(0).rows) == 50
+    assert make(0).digest != make(1).digest
+
+
+def test_a_dataset_that_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub = HubSource(kind="hub", id="someone/some-dataset")
+    with pytest.raises(SpecError, match=r"dataset 'someone/some-dataset' \(split 'train'\) cannot be loaded: "):
+        load_demonstrations(hub, tmp_path)

@@ -1,0 +1,228 @@
+"""A mistake in what a spec names costs one message, with its place in the spec, and no run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dft_sweeps.evaluation.benchmarks import benchmark_names
+from dft_sweeps.training.model_files import EMBEDDED
+from tests.orchestration.file_sweep import QUESTIONS, ROWS, SPEC, prepared, refusal, write_files, write_rows
+
+Change = Callable[[Path], object]
+DATA = "files.yaml:5: trial.data.source.path: "
+BENCHMARK = "files.yaml:14: trial.evaluation.benchmarks[0]: "
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_files(tmp_path)
+
+
+def test_data_that_is_missing(directory: Path) -> None:
+    assert refusal(directory, "rows.jsonl", "nope.jsonl") == f"{DATA}no file {directory}/nope.jsonl"
+    assert refusal(directory, "rows.jsonl", ".").startswith(f"{DATA}no file {directory}")
+    (directory / "rows.csv").touch()
+    message = refusal(directory, "rows.jsonl", "rows.csv")
+    assert message.startswith(DATA)
+    assert "a data file ends in .jsonl, .json (one object per line) or .parquet" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "4+1="}', "row 4: no field 'completion'; it has 'prompt'"),
+        ('{"prompt": "4+1=", "completion": 5}', "row 4: field 'completion' is int, not text"),
+        ('{"prompt": null, "completion": "5"}', "row 4: field 'prompt' is NoneType, not text"),
+        ("{}", "row 4: no field 'prompt'; it has none"),
+        ("[1]", "row 4: expected a JSON object, found list"),
+        ('{"prompt": ', "row 4: not JSON"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_number(line: str, words: str, directory: Path) -> None:
+    lines = [json.dumps(row) for row in ROWS]
+    lines[3] = line
+    (directory / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    message = refusal(directory)
+    assert message.startswith(f"{DATA}{directory}/rows.jsonl: ")
+    assert words in message
+
+
+def test_data_that_is_not_what_it_should_be(directory: Path) -> None:
+    other_field = refusal(directory, "path: rows.jsonl", "path: rows.jsonl, prompt: question")
+    assert "row 1: no field 'question'; it has 'prompt', 'completion'" in other_field
+    (directory / "rows.jsonl").write_bytes(b"\xff\xfe\n")
+    assert "not UTF-8 text" in refusal(directory)
+    (directory / "rows.jsonl").write_bytes(b"\n\n")
+    assert refusal(directory) == f"{DATA}file source has no rows"
+
+
+def test_completions_that_are_too_long_are_counted(directory: Path) -> None:
+    write_rows(directory / "rows.jsonl", ROWS + [{"prompt": "1+1=", "completion": "2" * 99}] * 3)
+    message = refusal(directory)
+    assert message.startswith("files.yaml:4: trial.data: 3 of 13 samples are longer than max_length 64 (the longest ")
+    assert message.endswith("raise `data.max_length` or set `data.overflow: drop`")
+    every = refusal(directory, "max_length: 64", "max_length: 2\n    overflow: drop")
+    assert every == "files.yaml:4: trial.data: no sample is left: all 13 are longer than max_length 2"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("max_length: 64", "max_length: 64\n    samples: 11",
+         "4: trial.data: data.samples is 11, but the source has 10 rows"),
+        ("batch_size: 4", "batch_size: 11",
+         "10: trial.train.batch_size: train.batch_size is 11, but there are only 10 samples"),
+        ("steps: 6", "epochs: 1e9",
+         "11: trial.train.epochs: 2,000,000,000 optimizer steps; at most 10,000,000 are planned"),
+        ("steps: [1]", "steps: [1, 7]",
+         "16: trial.evaluation.steps[1]: step 7 is beyond the last, which is 6 in the trial 'objective=sft'"),
+        ("max_length: 64", "max_length: 9999",
+         "6: trial.data.max_length: 9999 tokens, but the model's context is 2048 tokens"),
+        ("max_length: 64", "seed: 0",
+         None),
+        ("max_model_len: 400", "max_model_len: 4000",
+         "22: pool.max_model_len: 4000 tokens, but the model's context is 2048 tokens"),
+        ("pool:\n  max_model_len: 400\n", "",
+         "1: pool.max_model_len: 4096 tokens, but the model's context is 2048 tokens"),
+    ],
+)  # fmt: skip
+def test_numbers_that_do_not_fit_together(old: str, new: str, expected: str | None, directory: Path) -> None:
+    if expected is None:
+        assert prepared(directory, SPEC.replace(old, new)).trials
+    else:
+        assert refusal(directory, old, new) == f"files.yaml:{expected}"
+
+
+def test_a_mistake_in_the_value_of_an_axis_or_a_variant_is_reported_there(directory: Path) -> None:
+    axis = "axes:\n  data.source.path: [rows.jsonl, nope.jsonl]\n"
+    message = refusal(directory, "axes:\n", axis)
+    assert message == f"files.yaml:20: axes.data.source.path[1]: no file {directory}/nope.jsonl"
+    variant = "variants: [{name: big, set: {train.batch_size: 11}}]\naxes:\n"
+    assert refusal(directory, "axes:\n", variant).startswith("files.yaml:19: variants[0].set.train.batch_size: ")
+    longer = "axes:\n  data.samples: [10, 11]\n"
+    assert refusal(directory, "axes:\n", longer) == (
+        "files.yaml:4: trial.data: data.samples is 11, but the source has 10 rows "
+        "(in the trial 'samples=11 objective=sft')"
+    )
+    samplings = "    samplings:\n      sampled: {max_new_tokens: 16}\naxes:\n"
+    message = refusal(directory, f"[1]\n{samplings}", f"[4]\n{samplings}  train.steps: [6, 3]\n")
+    assert message == (
+        "files.yaml:16: trial.evaluation.steps[0]: step 4 is beyond the last, "
+        "which is 3 in the trial 'steps=3 objective=sft'"
+    )
+
+
+def test_trials_that_train_the_same_policy(directory: Path) -> None:
+    message = refusal(directory, "axes:\n", "axes:\n  evaluation.every: [2, 3]\n")
+    assert message.startswith(
+        "files.yaml:19: axes: the trials 'every=2 objective=sft' and 'every=3 objective=sft' train the same policy"
+    )
+    shutil.copy(directory / "rows.jsonl", directory / "copy.jsonl")
+    axis = "axes:\n  data.source.path: [rows.jsonl, copy.jsonl]\n"
+    assert "train the same policy on the same data (t-" in refusal(directory, "axes:\n", axis)
+
+
+def test_an_unknown_benchmark_is_answered_with_the_nearest_and_all(directory: Path) -> None:
+    valid = ", ".join(benchmark_names())
+    message = refusal(directory, "name: gsm8k", "name: gsm8")
+    assert message == f"{BENCHMARK}unknown benchmark 'gsm8'; did you mean 'gsm8k'? valid are {valid}"
+
+
+def test_benchmark_files_that_are_missing_or_bad(directory: Path) -> None:
+    assert refusal(directory, "questions.jsonl", "nope.jsonl") == f"{BENCHMARK}no file {directory}/nope.jsonl"
+    write_rows(directory / "questions.jsonl", [*QUESTIONS, {"question": "What is 1+1?"}])
+    message = refusal(directory)
+    assert message.startswith(f"{BENCHMARK}{directory}/questions.jsonl: row 6: no text or number in field 'answer'")
+    write_rows(directory / "questions.jsonl", [{"question": "What is 1+1?", "answer": "2"}])
+    assert "row 1: field 'answer' has no '####' before an answer" in refusal(directory)
+    write_rows(directory / "questions.jsonl", [])
+    assert refusal(directory) == f"{BENCHMARK}{directory}/questions.jsonl: no questions"
+
+
+def test_a_benchmark_that_differs_between_trials(directory: Path) -> None:
+    ours, other = "{name: gsm8k, path: questions.jsonl}", "{name: gsm8k, path: questions.jsonl, limit: 2}"
+    axis = f"axes:\n  evaluation.benchmarks: [[{ours}], [{other}]]\n"
+    assert refusal(directory, "axes:\n", axis) == (
+        "files.yaml:20: axes.evaluation.benchmarks[1][0]: 'gsm8k' differs between trials, "
+        "so their accuracies would not compare"
+    )
+
+
+def test_answers_that_leave_no_room(directory: Path) -> None:
+    message = refusal(directory, "max_new_tokens: 16", "max_new_tokens: 380")
+    assert message.startswith(
+        "files.yaml:18: trial.evaluation.samplings.sampled.max_new_tokens: benchmark 'gsm8k', question '1': a prompt "
+    )
+    assert "and max_new_tokens 380 exceed max_model_len 400 (at most " in message
+    assert "(the prompt alone does not fit)" in refusal(directory, "max_model_len: 400", "max_model_len: 16")
+
+
+def _remove(name: str) -> Change:
+    return lambda policy: (policy / name).unlink()
+
+
+def _configure(name: str, **changes: object) -> Change:
+    def change(policy: Path) -> None:
+        config = json.loads((policy / name).read_text(encoding="utf-8")) | changes
+        (policy / name).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+    return change
+
+
+def _truncate(policy: Path) -> None:
+    weights = policy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+MODELS: dict[str, tuple[Change, str]] = {
+    "no directory": (shutil.rmtree, "no model directory"),
+    "no config": (_remove("config.json"), "no config.json, so this is no model directory"),
+    "no weights": (_remove("model.safetensors"), "no safetensors files; other weight formats are not read"),
+    "truncated weights": (_truncate, "model.safetensors: truncated; "),
+    "other weights": (lambda policy: (policy / "model.safetensors").write_bytes(b"GGUF"), "not a safetensors file"),
+    "no tokenizer": (_remove("tokenizer.json"), "policy: no tokenizer"),
+    "no template": (_configure("tokenizer_config.json", chat_template=None), "tokenizer has no chat template"),
+    "wider than its weights": (_configure("config.json", hidden_size=256), "has the wrong shape of"),
+    "more words than its weights": (_configure("config.json", vocab_size=999), "has the wrong shape of"),
+    "unknown architecture": (_configure("config.json", model_type="frob"), "the model does not load"),
+    "config is no JSON": (lambda policy: (policy / "config.json").write_text("{"), "the model does not load"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_does_not_load(name: str, directory: Path) -> None:
+    shutil.copytree(EMBEDDED, directory / "policy")
+    change, words = MODELS[name]
+    change(directory / "policy")
+    message = refusal(directory, "embedded", "./policy")
+    assert message.startswith("files.yaml:3: trial.model.path: ")
+    assert words in message
+
+
+def test_a_revision_of_a_local_model(directory: Path) -> None:
+    message = refusal(directory, "path: embedded", "path: embedded, revision: main")
+    assert message.startswith("files.yaml:3: trial.model.revision: a model of the hub has revisions, but 'embedded'")
+
+
+def test_a_model_of_a_hub_that_cannot_be_reached(directory: Path) -> None:
+    message = refusal(directory, "embedded", "nobody/nothing")
+    assert message.startswith(f"files.yaml:3: trial.model.path: no directory {directory}/nobody/nothing, and the hub ")
+
+
+def test_files_that_cannot_be_opened(directory: Path) -> None:
+    name = "x" * 300
+    assert refusal(directory, "rows.jsonl", name).startswith(f"{DATA}[Errno 36] File name too long: ")
+    assert refusal(directory, "questions.jsonl", name).startswith(f"{BENCHMARK}[Errno 36] File name too long: ")
+    assert refusal(directory, "embedded", name).startswith("files.yaml:3: trial.model.path: [Errno 36] File name too")
+
+
+def test_a_model_that_is_a_file_or_several(directory: Path) -> None:
+    assert "is a file; give the directory" in refusal(directory, "embedded", "rows.jsonl")
+    message = refusal(directory, "axes:\n", "axes:\n  model.path: [embedded, ./policy]\n")
+    assert message.startswith("files.yaml:20: axes.model.path[1]: the trials of a sweep share one model")
+    assert "found 'embedded' and './policy'" in message
