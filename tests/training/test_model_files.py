@@ -99,7 +99,9 @@ def test_the_digest_of_a_model_covers_weights_configuration_and_tokenizer(direct
 
 def test_the_embedded_policy_passes() -> None:
     model = inspect_model(EMBEDDED)
-    assert (model.parameters, model.vocabulary, model.context) == (936_064, 384, 2048)
+    config = json.loads((EMBEDDED / "config.json").read_text())
+    assert (model.vocabulary, model.context) == (config["vocab_size"], config["max_position_embeddings"])
+    assert model.parameters == sum(tensor.numel() for tensor in load_file(EMBEDDED / WEIGHTS).values())
 
 
 @pytest.mark.parametrize("keep_copy", [False, True])
