@@ -138,8 +138,14 @@ class Pool:
             engine.release()
 
     def shutdown(self) -> None:
-        """Stops every engine. Open leases end with EngineError. Serve's controller stays, as on any Serve cluster."""
-        serve.delete(self.name)
+        """Stops every engine. Open leases end with EngineError."""
+        stop_pool(self.name)
+
+
+def stop_pool(name: str) -> None:
+    """Stops the pool of this name, started or starting, if there is one. Serve's controller stays for other pools."""
+    if name in serve.status().applications:
+        serve.delete(name)
 
 
 def start_pool(

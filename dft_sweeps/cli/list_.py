@@ -35,7 +35,5 @@ def command(storage: Path, tracking_uri: str | None, as_json: bool) -> None:
     table = Table("sweep", "name", "status", "started", "trials finished")
     for sweep in sweeps:
         started = f"{sweep.started.astimezone():%Y-%m-%d %H:%M}"
-        table.add_row(
-            sweep.sweep_id, sweep.name, sweep.status.lower(), started, f"{sweep.finished} of {sweep.trials}"
-        )
+        table.add_row(sweep.sweep_id, sweep.name, sweep.status.lower(), started, f"{sweep.finished} of {sweep.trials}")
     console().print(table)

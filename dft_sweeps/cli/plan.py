@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 @storage_option
 @tracking_uri_option
 @json_option
-def command(
-    spec: Path, overrides: tuple[str, ...], storage: Path, tracking_uri: str | None, as_json: bool
-) -> None:
+def command(spec: Path, overrides: tuple[str, ...], storage: Path, tracking_uri: str | None, as_json: bool) -> None:
     """Check a spec and show its trials: what each would train on and evaluate, and which are done already.
 
     Everything the spec names is read and checked, the model, the data and the benchmarks; nothing is started.

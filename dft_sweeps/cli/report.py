@@ -74,9 +74,7 @@ def print_report(
     for path in paths:
         tracker.log_file(found.run_id, path, "report")
     if as_json:
-        return print_json(
-            {"curves": _records(curves), "notes": curves.notes, "files": [str(path) for path in paths]}
-        )
+        return print_json({"curves": _records(curves), "notes": curves.notes, "files": [str(path) for path in paths]})
     _print(curves, benchmarks, paths)
 
 

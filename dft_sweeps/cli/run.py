@@ -103,7 +103,7 @@ def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterato
     """Ray and the evaluation pool, for the block's duration, and how many trials fit beside the pool."""
     from dft_sweeps.cli.gather import this_machine
     from dft_sweeps.orchestration.cluster import cluster
-    from services.pool import start_pool
+    from services.pool import start_pool, stop_pool
 
     if address is None:
         _concurrent_trials(prepared, this_machine())  # before anything starts
@@ -112,15 +112,13 @@ def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterato
         concurrent = _concurrent_trials(prepared, facts)
         trials = "one trial" if concurrent == 1 else f"{concurrent} trials"
         say("services", f"Ray is up: {facts.cpus:g} CPUs, {facts.gpus:g} GPUs; {trials} at a time")
-        pool = start_pool(
-            pool_settings(prepared), str(prepared.model.directory), lambda message: say("services", message)
-        )
+        settings = pool_settings(prepared)
         try:
-            yield pool, concurrent
+            yield start_pool(settings, str(prepared.model.directory), lambda line: say("services", line)), concurrent
         finally:
             say("services", "stopping")
             if address is not None:  # a cluster of our own takes the pool with it
-                pool.shutdown()
+                stop_pool(settings.name)
 
 
 def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:
@@ -151,7 +149,11 @@ def pool_settings(prepared: PreparedSweep) -> PoolSettings:
         canary_tolerance=1e-3 if pool.dtype == "float32" else 5e-2,
     )
     return PoolSettings(
-        engine=engine, replicas=pool.replicas, num_cpus=pool.cpus_per_engine, num_gpus=pool.gpus_per_engine
+        engine=engine,
+        replicas=pool.replicas,
+        num_cpus=pool.cpus_per_engine,
+        num_gpus=pool.gpus_per_engine,
+        name=f"evaluation-{prepared.sweep_id}",
     )
 
 

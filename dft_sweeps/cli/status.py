@@ -39,9 +39,7 @@ def command(sweep: str, storage: Path, tracking_uri: str | None, as_json: bool) 
     if as_json:
         return print_json({"sweep": found, "trials": trials})
     done = f"{found.finished} of {found.trials} trials finished"
-    table = Table(
-        title=f"{found.name} {found.sweep_id}: {found.status.lower()}, {done}", title_justify="left"
-    )
+    table = Table(title=f"{found.name} {found.sweep_id}: {found.status.lower()}, {done}", title_justify="left")
     for heading, justify in (
         ("trial", "left"),
         ("status", "left"),
@@ -60,9 +58,7 @@ def _progress(reader: Reader, trial: TrialRow) -> dict[str, Any]:
     trained = _last(reader, trial, names.train_metric("nll"))
     headline = names.eval_metric("eval", names.AVERAGE, "accuracy")
     if headline not in trial.metrics:  # one benchmark has no average
-        headline = next(
-            (key for key in trial.metrics if key.startswith("eval/") and key.endswith("/accuracy")), ""
-        )
+        headline = next((key for key in trial.metrics if key.startswith("eval/") and key.endswith("/accuracy")), "")
     evaluated = _last(reader, trial, headline)
     steps = trial.params.get("train.steps", "null")
     return {

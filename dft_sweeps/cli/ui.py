@@ -34,15 +34,11 @@ STOP_SECONDS = 5
 
 @click.command(short_help="Open the sweeps in MLflow's pages.")
 @click.argument("sweep", metavar="[ID]", required=False)
-@click.option(
-    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on 127.0.0.1."
-)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on 127.0.0.1.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in the browser.")
 @storage_option
 @tracking_uri_option
-def command(
-    sweep: str | None, port: int, open_browser: bool, storage: Path, tracking_uri: str | None
-) -> None:
+def command(sweep: str | None, port: int, open_browser: bool, storage: Path, tracking_uri: str | None) -> None:
     """Show the sweeps in MLflow's pages; Ctrl-C ends it.
 
     Prints the address of the sweep ID (an id, the beginning of one, or a name), by default of the newest.
@@ -88,9 +84,7 @@ def _check_port(port: int) -> None:
             with socket.socket() as free:
                 free.bind((HOST, 0))
                 other = free.getsockname()[1]
-            raise SpecError(
-                f"port {port} cannot be used ({error.strerror}); port {other} is free", "--port"
-            ) from error
+            raise SpecError(f"port {port} cannot be used ({error.strerror}); port {other} is free", "--port") from error
 
 
 @contextmanager

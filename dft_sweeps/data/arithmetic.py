@@ -105,9 +105,7 @@ def problems(level: int, count: int, seed: int, split: Split) -> list[Problem]:
         if operation.split == split and operation not in chosen:
             chosen[operation] = _problem(rng, level, operation)
     if len(chosen) < count:
-        raise ValueError(
-            f"level {level} gave only {len(chosen)} distinct {split} problems of the {count} asked for"
-        )
+        raise ValueError(f"level {level} gave only {len(chosen)} distinct {split} problems of the {count} asked for")
     return list(chosen.values())
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,6 +16,8 @@ import psutil
 
 from dft_sweeps.spec.plan import ClusterFacts
 
+PROBE_S = 5
+_LOOPBACK = "127.0.0.1"
 _MARK = "DFT_SWEEPS_CLUSTER"
 """Environment variable by which every process of a cluster started here is known, however it was started."""
 
@@ -30,17 +35,26 @@ _SETTINGS = {
 def set_environment(address: str | None) -> None:
     """Sets what Ray reads from the environment when it is imported; to be called before that.
 
-    A cluster of our own asks for a token that exists in its processes' environment only. At an address, the user's
-    own Ray settings hold.
+    A cluster of our own asks for a token that exists in its processes' environment only, and its processes find its
+    own dashboard even where others run on the machine. At an address, the user's own Ray settings hold.
     """
     assert "ray" not in sys.modules, "Ray was imported before its environment was set"
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if address is None:
         os.environ[_MARK] = secrets.token_hex(8)
+        os.environ.pop("RAY_ADDRESS", None)
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{_LOOPBACK}:{free_port()}"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if os.environ["RAY_AUTH_MODE"] == "token":
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def free_port() -> int:
+    """A TCP port that nothing uses on loopback now."""
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return probe.getsockname()[1]
 
 
 class ClusterUnavailable(RuntimeError):
@@ -53,18 +67,26 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
 
     `set_environment` was called with the same address. A cluster started here listens on loopback only. Its dashboard
     stays on: Ray Train's cleaner of placement groups works through it.
+
+    Raises:
+        ClusterUnavailable: nothing answers at the address, or something that is no Ray cluster or refuses us.
     """
+    if address and (unheard := nothing_at(address)):
+        raise ClusterUnavailable(unheard)
     import ray
 
+    own = {
+        "num_cpus": len(os.sched_getaffinity(0)),
+        "include_dashboard": True,
+        "dashboard_port": int(os.environ.get("RAY_API_SERVER_ADDRESS", ":8265").rpartition(":")[2]),
+        "_node_ip_address": _LOOPBACK,
+    }
+    where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level="ERROR",
-            **({} if address else {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": True}),
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
+    except SystemExit as error:  # how Ray ends when what answers is no Ray cluster
+        raise ClusterUnavailable(where) from error
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise ClusterUnavailable(f"{where}: {error}") from error
     try:
         resources = ray.cluster_resources()
@@ -76,12 +98,26 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
                 _end_strays(os.environ[_MARK])
 
 
+def nothing_at(address: str) -> str | None:
+    """Why no cluster can be at a host:port. Ray itself tries for two minutes, and then ends the whole process."""
+    host, separator, port = address.rpartition(":")
+    if not separator or "/" in host or not port.isdigit():
+        return None
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S) as probe:
+            probe.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            if probe.recv(6) == b"HTTP/1":
+                return f"a web server answers at {address}, perhaps Ray's dashboard; the cluster's own port is another"
+    except TimeoutError:
+        return f"nothing answers at {address} within {PROBE_S} s"
+    except OSError as error:
+        return f"nothing answers at {address}: {error.strerror}"
+    return None
+
+
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C waits until the block has cleaned up."""
-    import signal
-    import threading
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -63,7 +63,7 @@ _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 def dump(data: Any) -> str:
     """`data` as YAML that `parse` reads back as the same."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 def parse(text: str, where: Where) -> tuple[Any, dict[Path, str]]:

@@ -62,9 +62,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM
     )
 
 
-def training_samples(
-    tokenizer: PreTrainedTokenizerBase, count: int, wrong_steps: float, seed: int
-) -> Sequence[Sample]:
+def training_samples(tokenizer: PreTrainedTokenizerBase, count: int, wrong_steps: float, seed: int) -> Sequence[Sample]:
     """Demonstrations of all levels in tokens."""
     source = ArithmeticSource(kind="arithmetic", samples=count, wrong_steps=wrong_steps, seed=seed)
     rows = load_demonstrations(source, Path()).rows
@@ -101,9 +99,7 @@ def accuracy(
     padded = [[tokenizer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     torch.manual_seed(seed)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    )
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     sequences = model.eval().generate(
         input_ids=torch.tensor(padded),
         attention_mask=torch.tensor(mask),
@@ -157,13 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=32, help="samples per step")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument(
-        "--wrong-steps", type=float, default=0.6, help="share of demonstrations with a wrong step"
-    )
+    parser.add_argument("--wrong-steps", type=float, default=0.6, help="share of demonstrations with a wrong step")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order")
-    parser.add_argument(
-        "--threads", type=int, default=2, help="torch threads; another number changes the last bits"
-    )
+    parser.add_argument("--threads", type=int, default=2, help="torch threads; another number changes the last bits")
     parser.add_argument("--problems", type=int, default=500, help="held-out problems per level to measure on")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -66,9 +66,7 @@ def test_report_writes_what_it_names_and_logs_it(storage: Path) -> None:
     assert result.exit_code == 0, result.output
     folder = storage / "reports" / SWEEP
     names = {"tables.md", "accuracy.csv"} | {
-        f"{stem}.{kind}"
-        for stem in ("accuracy_sampled", "accuracy_greedy", "training")
-        for kind in ("png", "svg")
+        f"{stem}.{kind}" for stem in ("accuracy_sampled", "accuracy_greedy", "training") for kind in ("png", "svg")
     }
     assert {path.name for path in folder.iterdir()} == names
     assert all(str(folder / name) in result.stdout for name in names)
@@ -133,9 +131,7 @@ def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("dft_sweeps.tracking.reader.Reader", lambda _: stored)
     result = call(ui, storage, "quickstart", "--tracking-uri", "http://mlflow.example:8080/")
     experiment = stored.find_sweep("quickstart").experiment_id
-    assert (
-        result.stdout == f"http://mlflow.example:8080/#/experiments/{experiment}/runs?compareRunsMode=CHART\n"
-    )
+    assert result.stdout == f"http://mlflow.example:8080/#/experiments/{experiment}/runs?compareRunsMode=CHART\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -45,11 +45,7 @@ def test_problems_are_distinct_right_and_of_their_level(level: int, split: str) 
 
 
 def test_heldout_operands_never_occur_in_training_in_either_order() -> None:
-    heldout = {
-        (op, frozenset((a, b)))
-        for p in problems(1, 800, 0, "heldout")
-        for a, op, b in [_operands(p.question)]
-    }
+    heldout = {(op, frozenset((a, b))) for p in problems(1, 800, 0, "heldout") for a, op, b in [_operands(p.question)]}
     trained = {
         (operator, frozenset((a, b)))
         for seed in range(3)

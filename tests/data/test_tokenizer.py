@@ -56,9 +56,7 @@ def test_the_chat_template_is_chatml_without_a_system_prompt(tokenizer: PreTrain
 
 
 @pytest.mark.parametrize(("level", "mean", "longest"), [(1, 50, 70), (2, 63, 90), (3, 77, 110)])
-def test_demonstrations_are_short(
-    tokenizer: PreTrainedTokenizerFast, level: int, mean: float, longest: int
-) -> None:
+def test_demonstrations_are_short(tokenizer: PreTrainedTokenizerFast, level: int, mean: float, longest: int) -> None:
     texts = [
         f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{completion}<|im_end|>\n"
         for question, completion in demonstrations([level], 1000, 0.2, 0)

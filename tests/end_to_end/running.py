@@ -33,16 +33,16 @@ class Finished:
 def run(
     *arguments: str,
     interrupt_when: Callable[[str], bool] | None = None,
-    before_kill: Callable[[], None] = lambda: None,
+    environment: dict[str, str] | None = None,
     timeout_s: float = 400,
 ) -> Finished:
     """`dft-sweeps` with these arguments; sends SIGINT to its process group, as a terminal does, at the first line
     that `interrupt_when` picks."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "dft_sweeps.cli.main", *arguments],
-        env=environment | {MARK: mark, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+        env=own | (environment or {}) | {MARK: mark, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -82,13 +82,11 @@ def test_completions_that_are_too_long_are_counted(directory: Path) -> None:
         ("steps: [1]", "steps: [1, 7]",
          "16: trial.evaluation.steps[1]: step 7 is beyond the last, which is 6 in the trial 'objective=sft'"),
         ("max_length: 64", "max_length: 9999",
-         "6: trial.data.max_length: 9999 tokens, but the model's context is 2048 tokens"),
+         "6: trial.data.max_length: 9999 tokens, but the model's context is 4096 tokens"),
         ("max_length: 64", "seed: 0",
          None),
-        ("max_model_len: 400", "max_model_len: 4000",
-         "22: pool.max_model_len: 4000 tokens, but the model's context is 2048 tokens"),
-        ("pool:\n  max_model_len: 400\n", "",
-         "1: pool.max_model_len: 4096 tokens, but the model's context is 2048 tokens"),
+        ("max_model_len: 400", "max_model_len: 8000",
+         "22: pool.max_model_len: 8000 tokens, but the model's context is 4096 tokens"),
     ],
 )  # fmt: skip
 def test_numbers_that_do_not_fit_together(old: str, new: str, expected: str | None, directory: Path) -> None:

@@ -1,0 +1,127 @@
+"""The evaluation side of a sweep, on engines that answer from a script: order, sharing, retries.
+
+Real engines are in tests/services and tests/end_to_end; here it is about who is evaluated when, and how often.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dft_sweeps.evaluation.generator import Canary, Completion, Request
+from dft_sweeps.evaluation.grading import GraderPool
+from dft_sweeps.evaluation.store import EvaluationStore
+from dft_sweeps.orchestration.evaluations import ATTEMPTS, Evaluated, Evaluations
+from dft_sweeps.orchestration.mailbox import Checkpoint
+from dft_sweeps.orchestration.prepare import PreparedSweep, prepare
+from dft_sweeps.spec.load import load_sweep
+from tests.end_to_end.running import SPEC
+
+CANARY = Canary(((1, 2),), ((-1.0,),))
+
+
+class ScriptedPool:
+    """One engine that answers every prompt with one token, after `gate` opens; its first `failures` swaps fail."""
+
+    replicas = 1
+
+    def __init__(self, failures: int = 0) -> None:
+        self.asked, self.gate = threading.Event(), threading.Event()
+        self.failures = failures
+        self.swaps: list[str] = []
+        self.weights_digest = ""
+
+    @contextmanager
+    def lease(self) -> Iterator[ScriptedPool]:
+        self.asked.set()
+        self.gate.wait(10)
+        yield self
+
+    def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
+        self.swaps.append(directory)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("the engine's process died")
+        self.weights_digest = weights_digest
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        return [[Completion((7,), (-0.5,), "length")] * request.n for request in requests]
+
+
+@pytest.fixture(scope="module")
+def prepared() -> PreparedSweep:
+    return prepare(load_sweep(SPEC))
+
+
+def checkpoint(step: int, digest: str | None = None) -> Checkpoint:
+    return Checkpoint(step, f"step-{step}", digest or f"weights of {step}", CANARY)
+
+
+@contextmanager
+def evaluations(prepared: PreparedSweep, storage: Path, pool: ScriptedPool, said: list[str]) -> Iterator[Evaluations]:
+    with GraderPool() as graders:
+        side = Evaluations(prepared, EvaluationStore(storage), pool, graders, said.append)
+        yield side
+        side.close()
+
+
+def take(side: Evaluations, count: int) -> list[Evaluated]:
+    return [side.landed.get(timeout=20) for _ in range(count)]
+
+
+def test_the_earliest_missing_point_comes_first(prepared: PreparedSweep, tmp_path: Path) -> None:
+    pool = ScriptedPool()
+    evaluation = prepared.trials[0].trial.spec.evaluation
+    with evaluations(prepared, tmp_path, pool, []) as side:
+        for step in (6, 3, 0):
+            side.submit("t-1", checkpoint(step), evaluation)
+            pool.asked.wait(10)
+        pool.gate.set()
+        landed = take(side, 3)
+    # The first one submitted had asked for the engine when the others came.
+    assert [result.step for result in landed] == [6, 0, 3]
+    assert set(landed[0].results) == {"sampled", "greedy"}
+    assert [len(result.questions) for result in landed[0].results["sampled"]] == [12, 8]
+    assert side.outstanding == 0
+
+
+def test_equal_weights_are_evaluated_once_for_all_who_ask(prepared: PreparedSweep, tmp_path: Path) -> None:
+    pool = ScriptedPool()
+    first, second = (trial.trial.spec.evaluation for trial in prepared.trials)
+    with evaluations(prepared, tmp_path, pool, []) as side:
+        side.submit("t-1", checkpoint(0, "base"), first)
+        side.submit("t-2", checkpoint(0, "base"), second)
+        pool.gate.set()
+        landed = take(side, 2)
+        side.submit("t-3", checkpoint(0, "base"), first)
+        [stored] = take(side, 1)
+    assert {result.training_id for result in landed} == {"t-1", "t-2"}
+    assert landed[0].results == landed[1].results == stored.results
+    assert (len(pool.swaps), stored.seconds) == (1, 0.0)
+
+
+def test_a_failing_engine_is_tried_again_and_each_failure_is_said(prepared: PreparedSweep, tmp_path: Path) -> None:
+    pool, said = ScriptedPool(failures=ATTEMPTS - 1), []
+    pool.gate.set()
+    with evaluations(prepared, tmp_path, pool, said) as side:
+        side.submit("t-1", checkpoint(3), prepared.trials[0].trial.spec.evaluation)
+        [landed] = take(side, 1)
+    assert landed.error is None
+    assert len(said) == ATTEMPTS - 1
+    assert "the engine's process died" in said[0]
+
+
+def test_an_evaluation_that_cannot_succeed_ends_as_an_error(prepared: PreparedSweep, tmp_path: Path) -> None:
+    pool = ScriptedPool(failures=100)
+    pool.gate.set()
+    with evaluations(prepared, tmp_path, pool, []) as side:
+        side.submit("t-1", checkpoint(3), prepared.trials[0].trial.spec.evaluation)
+        [landed] = take(side, 1)
+        assert side.outstanding == 0
+    assert landed.results == {}
+    assert f"{ATTEMPTS} times" in landed.error
+    assert len(pool.swaps) == ATTEMPTS
