@@ -16,6 +16,7 @@ from dft_sweeps.evaluation.benchmarks import load_benchmark
 from dft_sweeps.orchestration.prepare import prepare
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.spec.load import load_sweep
+from dft_sweeps.tracking.names import TRAIN_METRICS
 from dft_sweeps.tracking.reader import Reader, TrialRow
 from dft_sweeps.training.loop import StepDone, train
 from dft_sweeps.training.model_files import EMBEDDED, weights_digest
@@ -26,18 +27,6 @@ from tests.end_to_end.running import SPEC, run
 
 pytestmark = pytest.mark.ray
 STEPS = (0, 3, 6)
-TRAIN_METRICS = [
-    "objective",
-    "nll",
-    "mean_probability",
-    "entropy",
-    "grad_norm",
-    "clipped",
-    "learning_rate",
-    "tokens_per_second",
-    "tokens",
-    "samples",
-]
 
 
 @pytest.fixture(scope="module")
