@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
@@ -22,13 +22,22 @@ from ray import tune
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.evaluations import EnginePool, Evaluated, Evaluations
-from dft_sweeps.orchestration.mailbox import CheckpointWritten, Event, StepRow, StepRows, TrialStarted, start_mailbox
+from dft_sweeps.orchestration.mailbox import (
+    CheckpointWritten,
+    Event,
+    StepRow,
+    StepRows,
+    TrialFailed,
+    TrialStarted,
+    start_mailbox,
+)
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
-from dft_sweeps.orchestration.trial import TrialJob, drive_trial, now_ms
+from dft_sweeps.orchestration.trial import TrialJob, drive_trial, failure_reason, now_ms
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.tracking.writer import Ended
 
+Item = TypeVar("Item")
 POLL_S = 0.5
 PROGRESS_EVERY_S = 4.0
 DRIVER_RESOURCES = {"memory": 1}
@@ -135,11 +144,16 @@ class Coordinator:
         self._heard_at = time.monotonic()
         with self._training([self._job(trial) for trial in untrained], mailbox, concurrent):
             while any(not state.ended for state in self._states.values()):
+                # What had ended before this look into the mailbox has put all its events there.
+                ended = _all(self._training_ended)
                 for event in ray.get(mailbox.take.remote(POLL_S)):
                     self._heard_at = time.monotonic()
                     self._handle(event, evaluations)
                 self._raise_alarm()
-                self._drain(evaluations)
+                for evaluated in _all(evaluations.landed):
+                    self._landed(evaluated)
+                for end in ended:
+                    self._training_is_over(end)
                 for state in self._states.values():
                     self._settle(state)
 
@@ -214,7 +228,7 @@ class Coordinator:
             tuner.fit()
         except Exception as error:  # reported for every trial that has not ended; the main thread decides what follows
             for job in jobs:
-                self._training_ended.put(TrainingEnded(job.training_id, f"Ray Tune failed: {root_cause(error)}"))
+                self._training_ended.put(TrainingEnded(job.training_id, f"Ray Tune failed: {failure_reason(error)}"))
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -236,6 +250,8 @@ class Coordinator:
                 self._say("train", f"{name}: {self._progress(state, event.rows[-1])}")
         elif isinstance(event, CheckpointWritten):
             evaluations.submit(event.training_id, event.checkpoint, state.prepared.trial.spec.evaluation)
+        elif isinstance(event, TrialFailed):
+            state.error = event.reason
 
     def _progress(self, state: TrialState, row: StepRow) -> str:
         metrics = row.metrics
@@ -258,16 +274,11 @@ class Coordinator:
                 f"free now: {free}. `ray status` shows what waits for resources",
             )
 
-    def _drain(self, evaluations: Evaluations) -> None:
-        while not evaluations.landed.empty():
-            self._landed(evaluations.landed.get())
-        while not self._training_ended.empty():
-            ended = self._training_ended.get()
-            state = self._states[ended.training_id]
-            if not state.ended and not state.trained:
-                state.trained = True
-                if ended.error:
-                    state.error = ended.error
+    def _training_is_over(self, end: TrainingEnded) -> None:
+        state = self._states[end.training_id]
+        state.trained = True
+        if end.error and not state.ended:
+            state.error = state.error or end.error
 
     def _landed(self, evaluated: Evaluated) -> None:
         state = self._states[evaluated.training_id]
@@ -294,6 +305,11 @@ class Coordinator:
         else:
             took = f" {(now_ms() - state.started_ms) / 1000:.0f} s after its start" if state.started_ms else ""
             self._say("trial", f"{name}: finished{took}")
+
+
+def _all(waiting: queue.SimpleQueue[Item]) -> list[Item]:
+    """What is in the queue now."""
+    return [waiting.get() for _ in range(waiting.qsize())]
 
 
 class _InProcess:
@@ -325,12 +341,5 @@ class _Ends(_InProcess, tune.Callback):
         self._ended.put(TrainingEnded(trial.config["training_id"], None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended.put(TrainingEnded(trial.config["training_id"], root_cause(trial.get_error())))
-
-
-def root_cause(error: BaseException | None) -> str:
-    """The innermost reason of an error that Ray has wrapped, in one line."""
-    while error is not None and (inner := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = inner
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+        reason = f"its driver failed; {trial.error_file} has the trace"
+        self._ended.put(TrainingEnded(trial.config["training_id"], reason))

@@ -54,7 +54,15 @@ class TrialStarted:
     worker_started_ms: int
 
 
-Event = StepRows | CheckpointWritten | TrialStarted
+@dataclass(frozen=True)
+class TrialFailed:
+    """Training ended with an error. Put by the trial's driver before Tune hears of it."""
+
+    training_id: str
+    reason: str
+
+
+Event = StepRows | CheckpointWritten | TrialStarted | TrialFailed
 
 
 class Mailbox:

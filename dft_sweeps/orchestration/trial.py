@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dft_sweeps.orchestration.mailbox import Checkpoint, CheckpointWritten, StepRow, StepRows, TrialStarted
+from dft_sweeps.orchestration.mailbox import Checkpoint, CheckpointWritten, StepRow, StepRows, TrialFailed, TrialStarted
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.spec.models import ExecutionSpec, TrialSpec
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 SEND_EVERY_S = 1.0
+_WRAPPING = ("controller_failure", "health_check_failure", "cause")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ def now_ms() -> int:
 
 def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: ActorHandle) -> None:
     """The Tune trial function: runs the trial `config["training_id"]` as a Ray Train run and waits for it."""
-    from ray.train import RunConfig, ScalingConfig
+    import ray
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
     job = jobs[config["training_id"]]
     execution = job.execution
-    TorchTrainer(
+    trainer = TorchTrainer(
         run_worker,
         train_loop_config={"job": job, "mailbox": mailbox, "driver_started_ms": now_ms()},
         scaling_config=ScalingConfig(
@@ -60,7 +62,27 @@ def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: Acto
             storage_path=str(Path(job.storage) / "ray" / "train"),
             callbacks=[TuneReportCallback()],
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        ray.get(mailbox.put.remote(TrialFailed(job.training_id, failure_reason(error))))
+        raise
+
+
+def failure_reason(error: BaseException) -> str:
+    """The innermost reason of an error that Ray has wrapped, in one line."""
+    while inner := _wrapped(error):
+        error = inner
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """The error inside an error: by worker rank, of the controller, of a remote task, or plainly its cause."""
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = [*failures.values(), *(getattr(error, name, None) for name in _WRAPPING)]
+    return next((found for found in inner if isinstance(found, BaseException)), error.__cause__)
 
 
 def run_worker(config: dict[str, Any]) -> None:

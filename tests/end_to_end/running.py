@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,14 +31,26 @@ class Finished:
         return "\n".join(self.lines)
 
 
+def interrupt(pid: int, mark: str) -> None:
+    """Ctrl-C, as a terminal sends it: to the whole process group."""
+    os.killpg(pid, signal.SIGINT)
+
+
+def kill_train_worker(pid: int, mark: str) -> None:
+    """kill -9 of the process in which a trial trains."""
+    for process in marked(mark):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            process.kill()
+
+
 def run(
     *arguments: str,
-    interrupt_when: Callable[[str], bool] | None = None,
+    at_line: str | None = None,
+    do: Callable[[int, str], None] = interrupt,
     environment: dict[str, str] | None = None,
     timeout_s: float = 400,
 ) -> Finished:
-    """`dft-sweeps` with these arguments; sends SIGINT to its process group, as a terminal does, at the first line
-    that `interrupt_when` picks."""
+    """`dft-sweeps` with these arguments; at the first line that holds `at_line`, calls `do` with its pid and mark."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     own = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     process = subprocess.Popen(
@@ -51,24 +64,23 @@ def run(
     watchdog = threading.Timer(timeout_s, process.kill)
     watchdog.start()
     lines = []
-    interrupted = False
+    done = at_line is None
     assert process.stdout is not None
     for line in process.stdout:
         lines.append(line.rstrip("\n"))
-        if interrupt_when and not interrupted and interrupt_when(line):
-            interrupted = True
-            os.killpg(process.pid, signal.SIGINT)
+        if not done and at_line in line:
+            done = True
+            do(process.pid, mark)
     code = process.wait()
     watchdog.cancel()
-    return Finished(code, lines, left_behind(mark))
+    return Finished(code, lines, [" ".join(left.cmdline())[:120] for left in marked(mark)])
 
 
-def left_behind(mark: str) -> list[str]:
+def marked(mark: str) -> list[psutil.Process]:
+    """Every living process of a run, however it was started."""
     found = []
     for process in psutil.process_iter():
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             if process.environ().get(MARK) == mark:
-                found.append(" ".join(process.cmdline())[:120])
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
+                found.append(process)
     return found

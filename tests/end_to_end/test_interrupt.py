@@ -1,14 +1,15 @@
-"""Ctrl-C in the middle of a sweep: nothing is left running, and the same command takes the sweep up again."""
+"""Sweeps that are disturbed: nothing is left running, and the same command takes them up again."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.conftest import FinishedSweep
-from tests.end_to_end.running import SPEC, run
+from tests.end_to_end.running import SPEC, kill_train_worker, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,9 +31,7 @@ def test_an_interrupted_sweep_is_taken_up_again_and_ends_the_same(
     storage = tmp_path / "storage"
     uri = f"sqlite:///{storage / 'mlflow.db'}"
 
-    interrupted = run(
-        "run", str(SPEC), "--storage", str(storage), interrupt_when=lambda line: "objective=dft: started" in line
-    )
+    interrupted = run("run", str(SPEC), "--storage", str(storage), at_line="objective=dft: started")
     assert interrupted.code == 130, interrupted.text
     assert interrupted.lines[-1] == "interrupted"
     assert "Traceback" not in interrupted.text
@@ -53,8 +52,26 @@ def test_an_interrupted_sweep_is_taken_up_again_and_ends_the_same(
 
 
 def test_ctrl_c_while_services_start_leaves_nothing(tmp_path: Path) -> None:
-    interrupted = run(
-        "run", str(SPEC), "--storage", str(tmp_path / "storage"), interrupt_when=lambda line: "0 of 1 ready" in line
-    )
+    interrupted = run("run", str(SPEC), "--storage", str(tmp_path / "storage"), at_line="0 of 1 ready")
     assert interrupted.code == 130, interrupted.text
     assert interrupted.left == []
+
+
+def test_a_killed_worker_fails_its_trial_alone(tmp_path: Path) -> None:
+    arguments = ("run", str(SPEC), "--storage", str(tmp_path), "--set", "trial.train.steps=40",
+                 "--set", "trial.evaluation.every=40")  # fmt: skip
+    disturbed = run(*arguments, at_line="objective=sft: first step", do=kill_train_worker)
+    assert disturbed.code == 1, disturbed.text
+    assert re.search("objective=sft: FAILED: .*(died|unexpectedly|dead)", disturbed.text)
+    assert "1 trials finished, 0 reused, 1 failed" in disturbed.text
+    assert disturbed.left == []
+    reader = Reader(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    sweep = reader.find_sweep("end-to-end")
+    assert (sweep.status, [trial.status for trial in reader.trials(sweep)]) == ("FAILED", ["FAILED", "FINISHED"])
+
+    mended = run(*arguments)
+    assert mended.code == 0, mended.text
+    assert "1 of 2 trials are finished already" in mended.text
+    assert [trial.status for trial in reader.trials(reader.find_sweep("end-to-end"))] == ["FINISHED", "FINISHED"]
+    first = reader.trials(reader.find_sweep("end-to-end"))[0]
+    assert [step for step, _ in reader.curve(first.run_id, "train/nll")] == list(range(1, 41))
