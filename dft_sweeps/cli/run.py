@@ -64,6 +64,8 @@ def command(
         click.echo(f"[{time.monotonic() - started:4.0f} s] {topic:<9}{message}")
 
     prepared = prepare(load_sweep(spec, overrides), lambda message: say("prepare", message))
+    for overlong in sorted({trial.facts.overlong for trial in prepared.trials} - {0}):
+        say("prepare", f"{overlong:,} samples are longer than data.max_length and are left out")
     storage = writable_storage(storage)
     uri = resolve_tracking_uri(storage, tracking_uri)
     with trial_locks(storage, (trial.training_id for trial in prepared.trials)):

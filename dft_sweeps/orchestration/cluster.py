@@ -65,8 +65,9 @@ class ClusterUnavailable(RuntimeError):
 def cluster(address: str | None) -> Iterator[ClusterFacts]:
     """A connection to the Ray cluster at `address`, or to one started on this machine for the block's duration.
 
-    `set_environment` was called with the same address. A cluster started here listens on loopback only. Its dashboard
-    stays on: Ray Train's cleaner of placement groups works through it.
+    `set_environment` was called with the same address. The dashboard of a cluster started here listens on
+    loopback; its other ports ask for a token. The dashboard stays on: Ray Train's cleaner of placement groups works
+    through it.
 
     Raises:
         ClusterUnavailable: nothing answers at the address, or something that is no Ray cluster or refuses us.
@@ -79,7 +80,6 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
         "num_cpus": len(os.sched_getaffinity(0)),
         "include_dashboard": True,
         "dashboard_port": int(os.environ.get("RAY_API_SERVER_ADDRESS", ":8265").rpartition(":")[2]),
-        "_node_ip_address": _LOOPBACK,
     }
     where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
     try:

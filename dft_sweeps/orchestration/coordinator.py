@@ -6,23 +6,21 @@ trials' files hold: a coordinator that died is replaced by running the sweep aga
 
 from __future__ import annotations
 
-import contextlib
 import queue
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
-from ray import tune
 
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.evaluations import EnginePool, Evaluated, Evaluations
 from dft_sweeps.orchestration.mailbox import (
+    Checkpoint,
     CheckpointWritten,
     Event,
     StepRow,
@@ -32,27 +30,17 @@ from dft_sweeps.orchestration.mailbox import (
     start_mailbox,
 )
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
-from dft_sweeps.orchestration.trial import TrialJob, drive_trial, failure_reason, now_ms
+from dft_sweeps.orchestration.trial import TrialJob, now_ms
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.orchestration.tuning import TrainingEnded, training
 from dft_sweeps.tracking.writer import Ended
 
 Item = TypeVar("Item")
 POLL_S = 0.5
 PROGRESS_EVERY_S = 4.0
-DRIVER_RESOURCES = {"memory": 1}
-"""Next to nothing, in bytes: any share of a CPU would keep a driver's own workers from the last free CPU for ever, and
-Tune takes no empty request."""
 ALARM_S = 120.0
 """Silence of all trials after which a warning is printed."""
-TUNE_STOP_S = 30.0
-"""How long an interrupted sweep waits for Tune to stop its trials; what then is left ends with the cluster."""
-
-
-@dataclass(frozen=True)
-class TrainingEnded:
-    training_id: str
-    error: str | None
 
 
 @dataclass
@@ -61,8 +49,9 @@ class TrialState:
 
     prepared: PreparedTrial
     trained: bool = False
-    unevaluated: set[int] = field(default_factory=set)
-    """Steps whose evaluation has not landed."""
+    outstanding: set[int] = field(default_factory=set)
+    """Steps whose evaluation was asked for and has not landed."""
+    evaluated: set[int] = field(default_factory=set)
     error: str | None = None
     ended: bool = False
     last_accuracy: str = ""
@@ -137,12 +126,12 @@ class Coordinator:
         untrained = []
         for state in self._states.values():
             self._runs.open(state.prepared)
-            state.unevaluated = set(state.prepared.evaluated_steps)
             if not self._replay(state, evaluations):
                 untrained.append(state.prepared)
         mailbox = start_mailbox()
         self._heard_at = time.monotonic()
-        with self._training([self._job(trial) for trial in untrained], mailbox, concurrent):
+        jobs = [self._job(trial) for trial in untrained]
+        with training(jobs, mailbox, concurrent, self._storage / "ray" / "tune", self._training_ended):
             while any(not state.ended for state in self._states.values()):
                 # What had ended before this look into the mailbox has put all its events there.
                 ended = _all(self._training_ended)
@@ -162,12 +151,13 @@ class Coordinator:
         files = TrialFiles(self._storage, state.prepared.training_id)
         checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
         whole = all(Path(c.directory).is_dir() for c in checkpoints.values())
-        if not (files.finished and whole and state.unevaluated <= checkpoints.keys()):
+        due = set(state.prepared.evaluated_steps)
+        if not (files.finished and whole and due <= checkpoints.keys()):
             return False
         self._runs.log_steps(state.prepared.training_id, files.rows())
         state.trained = True
-        for step in sorted(state.unevaluated):
-            evaluations.submit(state.prepared.training_id, checkpoints[step], state.prepared.trial.spec.evaluation)
+        for step in sorted(due):
+            self._evaluate(state, checkpoints[step], evaluations)
         return True
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -188,48 +178,6 @@ class Coordinator:
             evaluated_steps=trial.evaluated_steps,
         )
 
-    @contextlib.contextmanager
-    def _training(self, jobs: list[TrialJob], mailbox: ray.actor.ActorHandle, concurrent: int) -> Iterator[None]:
-        """Runs Tune for the block's duration, in a thread of its own so that the main thread gets Ctrl-C. However the
-        block ends, Tune has stopped its trials when this returns."""
-        if not jobs:
-            yield
-            return
-        stopper = _Stop()
-        tuner = self._tuner(jobs, mailbox, concurrent, stopper)
-        thread = threading.Thread(target=self._fit, args=(tuner, jobs), name="tune", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stopper.wanted = True
-            thread.join(TUNE_STOP_S)
-
-    def _tuner(
-        self, jobs: list[TrialJob], mailbox: ray.actor.ActorHandle, concurrent: int, stopper: _Stop
-    ) -> tune.Tuner:
-        by_id = {job.training_id: job for job in jobs}
-        trainable = tune.with_parameters(drive_trial, jobs=by_id, mailbox=mailbox)
-        return tune.Tuner(
-            tune.with_resources(trainable, DRIVER_RESOURCES),
-            param_space={"training_id": tune.grid_search(list(by_id))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
-            run_config=tune.RunConfig(
-                name=f"{self._prepared.sweep_id}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(self._storage / "ray" / "tune"),
-                verbose=0,
-                stop=stopper,
-                callbacks=[_Ends(self._training_ended)],
-            ),
-        )
-
-    def _fit(self, tuner: tune.Tuner, jobs: list[TrialJob]) -> None:
-        try:
-            tuner.fit()
-        except Exception as error:  # reported for every trial that has not ended; the main thread decides what follows
-            for job in jobs:
-                self._training_ended.put(TrainingEnded(job.training_id, f"Ray Tune failed: {failure_reason(error)}"))
-
     # --- events -------------------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event, evaluations: Evaluations) -> None:
@@ -249,9 +197,13 @@ class Coordinator:
                 state.shown_at = time.monotonic()
                 self._say("train", f"{name}: {self._progress(state, event.rows[-1])}")
         elif isinstance(event, CheckpointWritten):
-            evaluations.submit(event.training_id, event.checkpoint, state.prepared.trial.spec.evaluation)
+            self._evaluate(state, event.checkpoint, evaluations)
         elif isinstance(event, TrialFailed):
             state.error = event.reason
+
+    def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:
+        state.outstanding.add(checkpoint.step)
+        evaluations.submit(state.prepared.training_id, checkpoint, state.prepared.trial.spec.evaluation)
 
     def _progress(self, state: TrialState, row: StepRow) -> str:
         metrics = row.metrics
@@ -282,21 +234,26 @@ class Coordinator:
 
     def _landed(self, evaluated: Evaluated) -> None:
         state = self._states[evaluated.training_id]
-        state.unevaluated.discard(evaluated.step)
+        state.outstanding.remove(evaluated.step)
         name = state.prepared.trial.name
         if evaluated.error:
             state.error = f"step {evaluated.step}: {evaluated.error}"
             self._say("evaluate", f"{name}: step {evaluated.step} failed: {evaluated.error}")
             return
+        state.evaluated.add(evaluated.step)
         summary = self._runs.log_evaluation(state.prepared, evaluated)
         state.last_accuracy = f"{summary} (step {evaluated.step})"
-        took = f"in {evaluated.seconds:.0f} s" if evaluated.seconds else "from the store"
-        self._say("evaluate", f"{name}: step {evaluated.step}  {summary}  {took}")
+        took = f"in {evaluated.seconds:.1f} s (swap {evaluated.swap_seconds:.2f} s)"
+        source = took if evaluated.seconds else "from the store"
+        self._say("evaluate", f"{name}: step {evaluated.step}  {summary}  {source}")
 
     def _settle(self, state: TrialState) -> None:
-        """Ends a trial once nothing of it is outstanding, or once training failed."""
-        if state.ended or not state.trained or (state.unevaluated and not state.error):
+        """Ends a trial once its training is over and nothing of it is outstanding, so that no point is lost."""
+        if state.ended or not state.trained or state.outstanding:
             return
+        missing = sorted(set(state.prepared.evaluated_steps) - state.evaluated)
+        if missing and not state.error:
+            state.error = f"its training ended without checkpoints of the steps {missing}"
         state.ended = True
         name = state.prepared.trial.name
         self._runs.finish(state.prepared.training_id, "FAILED" if state.error else "FINISHED")
@@ -310,36 +267,3 @@ class Coordinator:
 def _all(waiting: queue.SimpleQueue[Item]) -> list[Item]:
     """What is in the queue now."""
     return [waiting.get() for _ in range(waiting.qsize())]
-
-
-class _InProcess:
-    """Tune pickles callbacks and stoppers with its state, which is never restored here; nothing of ours is in it."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Stop(_InProcess, tune.Stopper):
-    """Ends the experiment at Tune's next step once `wanted` is set."""
-
-    wanted = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.wanted
-
-
-class _Ends(_InProcess, tune.Callback):
-    """Tells the coordinator when Tune sees a trial end. Called in Tune's thread."""
-
-    def __init__(self, ended: queue.SimpleQueue[TrainingEnded]) -> None:
-        self._ended = ended
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended.put(TrainingEnded(trial.config["training_id"], None))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = f"its driver failed; {trial.error_file} has the trace"
-        self._ended.put(TrainingEnded(trial.config["training_id"], reason))

@@ -51,7 +51,7 @@ class TrialRuns:
             self._parent,
             trial.training_id,
             trial.trial.name,
-            flatten(trial.trial.spec.model_dump(mode="json")),
+            flatten(trial.trial.spec.model_dump(mode="json")) | _resolved(trial),
             axes | self._provenance,
         )
 
@@ -85,6 +85,16 @@ class TrialRuns:
         for training_id in list(self._open):
             self.finish(training_id, "KILLED")
         self._tracker.finish(self._parent, status)
+
+
+def _resolved(trial: PreparedTrial) -> dict[str, str]:
+    """What the spec came to once its data was read."""
+    facts = trial.facts
+    return {
+        "resolved.steps": str(facts.steps),
+        "resolved.samples": str(facts.samples),
+        "resolved.overlong": str(facts.overlong),
+    }
 
 
 def _accuracies(evaluation: EvaluationSpec) -> list[str]:

@@ -1,0 +1,124 @@
+"""Ray Tune as the scheduler of a sweep's trials: which of them run, and when.
+
+Tune runs in a thread of its own, so that the main thread gets Ctrl-C. Nothing of its state is ever restored: what a
+sweep has done is read from MLflow and from the trials' files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from dft_sweeps.orchestration.trial import TrialJob, drive_trial, failure_reason
+
+DRIVER_RESOURCES = {"memory": 1}
+"""Next to nothing, in bytes: any share of a CPU would keep a driver's own workers from the last free CPU for ever, and
+Tune takes no empty request."""
+STOP_S = 30.0
+"""How long an interrupted sweep waits for Tune to stop its trials; what then is left ends with the cluster."""
+
+
+@dataclass(frozen=True)
+class TrainingEnded:
+    training_id: str
+    error: str | None
+
+
+@contextlib.contextmanager
+def training(
+    jobs: Sequence[TrialJob],
+    mailbox: ray.actor.ActorHandle,
+    concurrent: int,
+    state_directory: Path,
+    ended: queue.SimpleQueue[TrainingEnded],
+) -> Iterator[None]:
+    """Trains `jobs`, `concurrent` at a time, while the block runs, and puts the end of each into `ended`.
+
+    However the block ends, Tune has stopped its trials when this returns.
+    """
+    if not jobs:
+        yield
+        return
+    stopper = _Stop()
+    tuner = _tuner(jobs, mailbox, concurrent, state_directory, stopper, ended)
+    thread = threading.Thread(target=_fit, args=(tuner, jobs, ended), name="tune", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopper.wanted = True
+        thread.join(STOP_S)
+
+
+def _tuner(
+    jobs: Sequence[TrialJob],
+    mailbox: ray.actor.ActorHandle,
+    concurrent: int,
+    state_directory: Path,
+    stopper: _Stop,
+    ended: queue.SimpleQueue[TrainingEnded],
+) -> tune.Tuner:
+    by_id = {job.training_id: job for job in jobs}
+    trainable = tune.with_parameters(drive_trial, jobs=by_id, mailbox=mailbox)
+    return tune.Tuner(
+        tune.with_resources(trainable, DRIVER_RESOURCES),
+        param_space={"training_id": tune.grid_search(list(by_id))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=str(state_directory),
+            verbose=0,
+            stop=stopper,
+            callbacks=[_Ends(ended)],
+        ),
+    )
+
+
+def _fit(tuner: tune.Tuner, jobs: Sequence[TrialJob], ended: queue.SimpleQueue[TrainingEnded]) -> None:
+    try:
+        tuner.fit()
+    except Exception as error:  # reported for every trial that has not ended; the main thread decides what follows
+        for job in jobs:
+            ended.put(TrainingEnded(job.training_id, f"Ray Tune failed: {failure_reason(error)}"))
+
+
+class _InProcess:
+    """Tune pickles callbacks and stoppers with its state, which is never restored here; nothing of ours is in it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Stop(_InProcess, tune.Stopper):
+    """Ends the experiment at Tune's next step once `wanted` is set."""
+
+    wanted = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.wanted
+
+
+class _Ends(_InProcess, tune.Callback):
+    """Tells the coordinator when Tune sees a trial end. Called in Tune's thread."""
+
+    def __init__(self, ended: queue.SimpleQueue[TrainingEnded]) -> None:
+        self._ended = ended
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended.put(TrainingEnded(trial.config["training_id"], None))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = f"its driver failed; {trial.error_file} has the trace"
+        self._ended.put(TrainingEnded(trial.config["training_id"], reason))

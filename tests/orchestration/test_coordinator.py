@@ -1,0 +1,124 @@
+"""What the coordinator makes of events, whatever their order: no point is lost, and no trial takes others with it.
+
+Real sweeps are in tests/end_to_end; here the events are given by hand and MLflow's side only notes what it is told.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dft_sweeps.evaluation.generator import Canary
+from dft_sweeps.orchestration.coordinator import Coordinator
+from dft_sweeps.orchestration.evaluations import Evaluated
+from dft_sweeps.orchestration.mailbox import Checkpoint, CheckpointWritten, TrialFailed
+from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial, prepare
+from dft_sweeps.orchestration.tuning import TrainingEnded
+from dft_sweeps.spec.load import load_sweep
+from tests.end_to_end.running import SPEC
+
+CANARY = Canary(((1, 2),), ((-1.0,),))
+
+
+class Notes:
+    """Takes the place of the MLflow runs and of the evaluation side."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, int]] = []
+        self.ends: dict[str, str] = {}
+        self.submitted: list[int] = []
+
+    def is_complete(self, trial: PreparedTrial) -> bool:
+        return False
+
+    def log_evaluation(self, trial: PreparedTrial, evaluated: Evaluated) -> str:
+        assert trial.training_id not in self.ends, "a point after the run's end"
+        self.points.append((trial.training_id, evaluated.step))
+        return "50%"
+
+    def finish(self, training_id: str, status: str) -> None:
+        self.ends[training_id] = status
+
+    def submit(self, training_id: str, checkpoint: Checkpoint, evaluation: object) -> None:
+        self.submitted.append(checkpoint.step)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> PreparedSweep:
+    return prepare(load_sweep(SPEC))
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def coordinator(prepared: PreparedSweep, notes: Notes, tmp_path: Path) -> Coordinator:
+    return Coordinator(prepared, notes, tmp_path, lambda topic, line: None)
+
+
+def written(training_id: str, step: int) -> CheckpointWritten:
+    return CheckpointWritten(training_id, Checkpoint(step, f"step-{step}", "weights", CANARY))
+
+
+def landed(training_id: str, step: int, error: str | None = None) -> Evaluated:
+    return Evaluated(training_id, step, {}, 1.0, 0.1, error)
+
+
+def end(coordinator: Coordinator, training_id: str, error: str | None = None) -> None:
+    coordinator._training_is_over(TrainingEnded(training_id, error))
+    coordinator._settle(coordinator._states[training_id])
+
+
+def test_a_failed_trial_keeps_the_points_that_are_under_way(coordinator: Coordinator, notes: Notes) -> None:
+    failed = next(iter(coordinator._states))
+    coordinator._handle(written(failed, 0), notes)
+    coordinator._handle(TrialFailed(failed, "NonFiniteError: step 1"), notes)
+    end(coordinator, failed, "its driver failed")
+    assert notes.ends == {}
+    coordinator._landed(landed(failed, 0))
+    coordinator._settle(coordinator._states[failed])
+    assert notes.points == [(failed, 0)]
+    assert notes.ends == {failed: "FAILED"}
+    assert coordinator._states[failed].error == "NonFiniteError: step 1"
+
+
+def test_a_trial_ends_when_training_and_every_evaluation_have(coordinator: Coordinator, notes: Notes) -> None:
+    trial = next(iter(coordinator._states))
+    for step in (0, 3, 6):
+        coordinator._handle(written(trial, step), notes)
+    coordinator._landed(landed(trial, 6))
+    coordinator._landed(landed(trial, 0))
+    end(coordinator, trial)
+    assert notes.ends == {}
+    coordinator._landed(landed(trial, 3))
+    coordinator._settle(coordinator._states[trial])
+    assert notes.ends == {trial: "FINISHED"}
+    assert notes.submitted == [0, 3, 6]
+
+
+def test_a_failed_evaluation_fails_its_trial_only_after_the_others_landed(
+    coordinator: Coordinator, notes: Notes
+) -> None:
+    trial = next(iter(coordinator._states))
+    for step in (0, 3, 6):
+        coordinator._handle(written(trial, step), notes)
+    end(coordinator, trial)
+    coordinator._landed(landed(trial, 0, "the engine died"))
+    coordinator._landed(landed(trial, 3))
+    coordinator._landed(landed(trial, 6))
+    coordinator._settle(coordinator._states[trial])
+    assert [step for _, step in notes.points] == [3, 6]
+    assert notes.ends == {trial: "FAILED"}
+    assert coordinator._states[trial].error == "step 0: the engine died"
+
+
+def test_training_that_ends_without_its_checkpoints_is_a_failure(coordinator: Coordinator, notes: Notes) -> None:
+    trial = next(iter(coordinator._states))
+    coordinator._handle(written(trial, 0), notes)
+    coordinator._landed(landed(trial, 0))
+    end(coordinator, trial)
+    assert notes.ends == {trial: "FAILED"}
+    assert coordinator._states[trial].error == "its training ended without checkpoints of the steps [3, 6]"
