@@ -4,10 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# uv does not read pip's configuration. Where pip was told where wheels are, so is uv; elsewhere uv finds
-# PyTorch's CPU build itself.
+# Every target that installs writes to the one environment.
+.NOTPARALLEL:
+
+# uv does not read pip's configuration. Where the environment variables PIP_FIND_LINKS and PIP_INDEX_URL tell pip where
+# wheels are, so is uv told; pip's configuration files are not read. Elsewhere uv finds PyTorch's CPU build itself.
 ifneq ($(PIP_FIND_LINKS),)
-export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# pip separates several places by blanks, uv by commas.
+comma := ,
+blank := $(subst ,, )
+export UV_FIND_LINKS ?= $(subst $(blank),$(comma),$(strip $(PIP_FIND_LINKS)))
 else
 TORCH := --torch-backend cpu
 endif
@@ -22,11 +28,12 @@ help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(UV):
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not found. Try: make PYTHON=python3.11 ..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "dft-sweeps needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11 ..."; exit 1; }
 	@echo "==> making $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { echo "venv is missing: on Debian, apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
 
 $(VENV)/installed: $(UV) docker/requirements-cpu.txt pyproject.toml
 	@echo "==> installing dft-sweeps for CPUs into $(VENV) (about 230 packages, 1.3 GB)"

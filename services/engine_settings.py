@@ -30,7 +30,6 @@ class EngineSettings:
     kv_cache_gib: float = 1.0
     threads: int = 1
     gpu_memory_utilization: float = 0.9
-    seed: int = 0
     canary_tolerance: float = 1e-3
 
 
@@ -63,7 +62,6 @@ def engine_args(settings: EngineSettings, model_directory: str) -> EngineArgs:
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
-        seed=settings.seed,
         enable_prefix_caching=True,
         logprobs_mode="raw_logprobs",
         disable_log_stats=True,

@@ -8,28 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
+
+from dft_sweeps.training.model_files import tensor_headers
 
 # Keys of config.json that change nothing in what a checkpoint computes when it is only sampled from.
 _INERT_KEYS = frozenset(
     {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "initializer_range"}
     | {"attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"}
 )
-
-_DTYPE_BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -58,9 +46,8 @@ def read_layout(directory: Path) -> WeightsLayout:
         config = AutoConfig.from_pretrained(directory, local_files_only=True).to_dict()
     except (OSError, KeyError) as error:
         raise ValueError(f"{directory / 'config.json'}: {error}") from error
-    shapes: dict[str, tuple[int, ...]] = {}
-    for shard in _shards(directory):
-        shapes.update(_read_shapes(shard))
+    _require_shards(directory)
+    shapes = {name: tuple(entry["shape"]) for name, (_, entry, _) in tensor_headers(directory).items()}
     return WeightsLayout(config={key: value for key, value in config.items() if key not in _INERT_KEYS}, shapes=shapes)
 
 
@@ -84,43 +71,15 @@ def require_same_layout(loaded: WeightsLayout, candidate: WeightsLayout, directo
         )
 
 
-def _shards(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those that its index names, or the single `model.safetensors`."""
+def _require_shards(directory: Path) -> None:
+    """Raises ValueError where a file that the checkpoint's index names is missing."""
     index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{index}: not a safetensors index ({error!r})") from error
-    else:
-        names = ["model.safetensors"]
+    if not index.is_file():
+        return
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{index}: not a safetensors index ({error!r})") from error
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{directory}: missing weights file(s) {', '.join(missing)}")
-    return [directory / name for name in names]
-
-
-def _read_shapes(shard: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes from a safetensors header: 8 bytes of length, JSON, then exactly the bytes the JSON promises."""
-    size = shard.stat().st_size
-    with shard.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        if size < 8 or header_size > size - 8:
-            raise ValueError(f"{shard}: truncated, {size} bytes cannot hold the safetensors header")
-        try:
-            header = json.loads(file.read(header_size))
-        except ValueError as error:
-            raise ValueError(f"{shard}: unreadable safetensors header ({error})") from error
-    header.pop("__metadata__", None)
-    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        if end - start != prod(shapes[name]) * _DTYPE_BYTES.get(entry["dtype"], 0):
-            raise ValueError(
-                f"{shard}: tensor {name} of {entry['dtype']} {shapes[name]} does not take "
-                f"{end - start} bytes (or its type is not supported)"
-            )
-    expected = 8 + header_size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size != expected:
-        raise ValueError(f"{shard}: truncated or damaged, {size} bytes where its header promises {expected}")
-    return shapes

@@ -30,7 +30,7 @@ class Row:
     seconds: float
 
 
-@click.command(short_help="Check this machine or cluster, and say how to mend it.")
+@click.command()
 @storage_option
 @tracking_uri_option
 @click.option("--address", help="Ray cluster to check, e.g. auto. [default: one started here for the check]")

@@ -9,15 +9,15 @@ from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.plan import ClusterFacts, Plan, make_plan
 
 
-def finished(tracking_uri: str, training_ids: list[str]) -> frozenset[str]:
-    """Training ids that MLflow knows as finished; none where there is no database yet."""
+def finished(tracking_uri: str, prepared: PreparedSweep) -> frozenset[str]:
+    """Training ids that MLflow knows as finished with every point of this sweep; none where there is no database."""
     from dft_sweeps.tracking.reader import Reader
 
     try:
         reader = Reader(tracking_uri)
     except SpecError:
         return frozenset()
-    return frozenset(reader.finished_trials(training_ids))
+    return frozenset(reader.finished_trials((trial.training_id for trial in prepared.trials), prepared.measures))
 
 
 def this_machine() -> ClusterFacts:

@@ -8,9 +8,10 @@ import click
 
 from dft_sweeps.cli.options import json_option, resolve_tracking_uri, storage_option, tracking_uri_option
 from dft_sweeps.cli.printing import console, print_json
+from dft_sweeps.spec.errors import SpecError
 
 
-@click.command("list", short_help="List the sweeps.")
+@click.command("list")
 @storage_option
 @tracking_uri_option
 @json_option
@@ -29,9 +30,14 @@ def command(storage: Path, tracking_uri: str | None, as_json: bool) -> None:
 
     from dft_sweeps.tracking.reader import Reader
 
-    sweeps = Reader(resolve_tracking_uri(storage, tracking_uri)).sweeps()
+    try:
+        sweeps = Reader(resolve_tracking_uri(storage, tracking_uri)).sweeps()
+    except SpecError:  # no database yet
+        sweeps = []
     if as_json:
         return print_json(sweeps)
+    if not sweeps:
+        return click.echo(f"no sweeps yet in {tracking_uri or storage}")
     table = Table("sweep", "name", "status", "started", "trials finished")
     for sweep in sweeps:
         started = f"{sweep.started.astimezone():%Y-%m-%d %H:%M}"

@@ -81,7 +81,7 @@ def main() -> None:
 def _is_outage(error: Exception) -> bool:
     """Whether the error says that a service is not there. By name: importing the classes would cost seconds."""
     names = {"TrackingUnavailable", "ClusterUnavailable", "PoolError"}
-    return any(kind.__name__ in names and "." in kind.__module__ for kind in type(error).__mro__)
+    return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
 if __name__ == "__main__":

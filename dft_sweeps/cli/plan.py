@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,10 @@ from dft_sweeps.cli.printing import console, print_json
 
 if TYPE_CHECKING:
     from dft_sweeps.orchestration.prepare import PreparedSweep
-    from dft_sweeps.spec.plan import Plan
+    from dft_sweeps.spec.plan import Cell, Plan
 
 
-@click.command(short_help="Check a spec and show what it would run.")
+@click.command()
 @spec_argument
 @set_option
 @storage_option
@@ -43,8 +44,7 @@ def command(spec: Path, overrides: tuple[str, ...], storage: Path, tracking_uri:
     from dft_sweeps.spec.load import load_sweep
 
     prepared = prepare(load_sweep(spec, overrides))
-    ids = [trial.training_id for trial in prepared.trials]
-    plan = plan_of(prepared, finished(resolve_tracking_uri(storage, tracking_uri), ids), this_machine())
+    plan = plan_of(prepared, finished(resolve_tracking_uri(storage, tracking_uri), prepared), this_machine())
     if as_json:
         return print_json(_record(prepared, plan))
     print_plan(prepared, plan)
@@ -54,6 +54,7 @@ def _record(prepared: PreparedSweep, plan: Plan) -> dict[str, object]:
     return {
         "sweep": prepared.sweep_id,
         "name": prepared.sweep.spec.name,
+        "measures": prepared.measures,
         "model": {"parameters": prepared.model.parameters, "weights_digest": prepared.model.weights_digest},
         "concurrent_trials": plan.concurrent_trials,
         "missing": plan.missing,
@@ -103,7 +104,15 @@ def print_plan(prepared: PreparedSweep, plan: Plan) -> None:
         f"(the base model's {plan.base_completions:,} are shared by all trials).",
         soft_wrap=True,
     )
-    overlong = sum(cell.overlong for cell in todo)
-    if overlong:
-        out.print(f"{overlong:,} samples are longer than data.max_length and are left out.", soft_wrap=True)
+    for line in _left_out(todo):
+        out.print(line, soft_wrap=True, markup=False)
     out.print(plan.missing or f"This machine runs {plan.concurrent_trials} of them at a time.", soft_wrap=True)
+
+
+def _left_out(cells: Sequence[Cell]) -> list[str]:
+    """What data.max_length leaves out: in one line where it is the same for all trials, which mostly share data."""
+    words = "longer than data.max_length and left out"
+    counts = {cell.overlong for cell in cells}
+    if len(counts) == 1 and 0 not in counts:
+        return [f"{counts.pop():,} samples of each trial's data are {words}."]
+    return [f"{cell.overlong:,} samples of `{cell.name}` are {words}." for cell in cells if cell.overlong]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dft_sweeps.report.curves import SweepCurves
 
 
-@click.command(short_help="Make the tables and figures of a sweep.")
+@click.command()
 @click.argument("sweep", metavar="ID")
 @click.option("--benchmark", "wanted", multiple=True, help="A table for this benchmark too; may be repeated.")
 @click.option("--all-benchmarks", is_flag=True, help="A table for every benchmark.")

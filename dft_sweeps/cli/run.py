@@ -57,7 +57,6 @@ def command(
     from dft_sweeps.orchestration.prepare import prepare
     from dft_sweeps.spec.load import load_sweep
 
-    set_environment(address)
     started = time.monotonic()
 
     def say(topic: str, message: str) -> None:
@@ -68,6 +67,7 @@ def command(
         say("prepare", f"{overlong:,} samples are longer than data.max_length and are left out")
     storage = writable_storage(storage)
     uri = resolve_tracking_uri(storage, tracking_uri)
+    set_environment(address)
     with trial_locks(storage, (trial.training_id for trial in prepared.trials)):
         outcome = _run(prepared, storage, uri, address, say)
     print_report(uri, storage, prepared.sweep_id)
@@ -118,9 +118,9 @@ def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterato
         try:
             yield start_pool(settings, str(prepared.model.directory), lambda line: say("services", line)), concurrent
         finally:
-            say("services", "stopping")
             if address is not None:  # a cluster of our own takes the pool with it
                 stop_pool(settings.name)
+            say("services", "stopping")
 
 
 def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dft_sweeps.tracking.reader import Reader, TrialRow
 
 
-@click.command(short_help="Show how far each trial of a sweep is.")
+@click.command()
 @click.argument("sweep", metavar="ID")
 @storage_option
 @tracking_uri_option
@@ -40,13 +40,10 @@ def command(sweep: str, storage: Path, tracking_uri: str | None, as_json: bool) 
         return print_json({"sweep": found, "trials": trials})
     done = f"{found.finished} of {found.trials} trials finished"
     table = Table(title=f"{found.name} {found.sweep_id}: {found.status.lower()}, {done}", title_justify="left")
-    for heading, justify in (
-        ("trial", "left"),
-        ("status", "left"),
-        ("step", "right"),
-        ("accuracy (%)", "right"),
-    ):
-        table.add_column(heading, justify="right" if justify == "right" else "left")
+    table.add_column("trial")
+    table.add_column("status")
+    table.add_column("step", justify="right")
+    table.add_column("accuracy (%)", justify="right")
     for trial in trials:
         table.add_row(trial["name"], trial["status"].lower(), _step(trial), _accuracy(trial))
     console().print(table)
@@ -60,7 +57,7 @@ def _progress(reader: Reader, trial: TrialRow) -> dict[str, Any]:
     if headline not in trial.metrics:  # one benchmark has no average
         headline = next((key for key in trial.metrics if key.startswith("eval/") and key.endswith("/accuracy")), "")
     evaluated = _last(reader, trial, headline)
-    steps = trial.params.get("train.steps", "null")
+    steps = trial.params.get("resolved.steps")
     return {
         "name": trial.name,
         "training_id": trial.training_id,
@@ -68,7 +65,7 @@ def _progress(reader: Reader, trial: TrialRow) -> dict[str, Any]:
         "axes": trial.axes,
         "status": trial.status,
         "step": trained[0] if trained else None,
-        "steps": int(steps) if steps != "null" else None,
+        "steps": int(steps) if steps else None,
         "evaluated_step": evaluated[0] if evaluated else None,
         "metrics": trial.metrics,
         "accuracy": evaluated[1] if evaluated else None,

@@ -32,7 +32,7 @@ START_SECONDS = 120
 STOP_SECONDS = 5
 
 
-@click.command(short_help="Open the sweeps in MLflow's pages.")
+@click.command()
 @click.argument("sweep", metavar="[ID]", required=False)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on 127.0.0.1.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in the browser.")
@@ -75,16 +75,22 @@ def _show(address: str, open_browser: bool) -> None:
         click.launch(address)
 
 
-def _check_port(port: int) -> None:
+def port_error(port: int) -> str | None:
+    """Why no server can listen at a port of this machine; None where one can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            with socket.socket() as free:
-                free.bind((HOST, 0))
-                other = free.getsockname()[1]
-            raise SpecError(f"port {port} cannot be used ({error.strerror}); port {other} is free", "--port") from error
+            return error.strerror
+    return None
+
+
+def _check_port(port: int) -> None:
+    from dft_sweeps.orchestration.cluster import free_port
+
+    if reason := port_error(port):
+        raise SpecError(f"port {port} cannot be used ({reason}); port {free_port()} is free", "--port")
 
 
 @contextmanager

@@ -29,10 +29,6 @@ class Sample:
     ids: tuple[int, ...]
     prompt_length: int
 
-    @property
-    def targets(self) -> int:
-        return len(self.ids) - self.prompt_length
-
 
 @dataclass(frozen=True)
 class EncodedData:
@@ -74,8 +70,6 @@ def encode(rows: Sequence[Demonstration], data: DataSpec, tokenizer: PreTrainedT
         SpecError: fewer rows than `data.samples`, samples longer than `max_length` under ``overflow: error``, or a
             tokenizer without a chat template or an end-of-sequence token.
     """
-    if tokenizer.chat_template is None:
-        raise SpecError("the model's tokenizer has no chat template, so there is no telling how to write a prompt")
     if tokenizer.eos_token_id is None:
         raise SpecError("the model's tokenizer has no end-of-sequence token")
     samples = [_encode_row(row, tokenizer) for row in _chosen(rows, data)]
@@ -107,6 +101,17 @@ def _encode_row(row: Demonstration, tokenizer: PreTrainedTokenizerBase) -> Sampl
 
 
 def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a user's turn under the tokenizer's chat template, up to where the answer begins."""
+    """Token ids of a user's turn under the tokenizer's chat template, up to where the answer begins.
+
+    Raises:
+        SpecError: the tokenizer has no chat template.
+    """
+    require_template(tokenizer)
     turn = [{"role": "user", "content": prompt}]
     return tuple(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises SpecError where the tokenizer has no chat template."""
+    if tokenizer.chat_template is None:
+        raise SpecError("the model's tokenizer has no chat template, so there is no telling how to write a prompt")

@@ -26,17 +26,14 @@ class Demonstrations:
     """Hash of the rows in their order: the identity of the data, wherever it lies."""
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines (`.jsonl`, `.json`) or Parquet file.
+def numbered_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON-lines (`.jsonl`, `.json`) or Parquet file, each with its number from 1.
+
+    The number of a row in JSON lines is its line's; blank lines are skipped, but count.
 
     Raises:
         SpecError: no such file, another format, or a line that is not a JSON object (its number is named).
     """
-    return [row for _, row in numbered_rows(path)]
-
-
-def numbered_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """As `read_rows`, each row with its number from 1: of JSON lines the line, so that skipped blank lines count."""
     if not path.is_file():
         raise SpecError(f"no file {path}")
     if path.suffix == ".parquet":

@@ -6,7 +6,6 @@ out, what is appended to the question, and which grader judges.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from importlib import resources
@@ -17,10 +16,11 @@ import yaml
 from pydantic import Field
 
 from dft_sweeps.data.arithmetic import problems
-from dft_sweeps.data.sources import read_hub_rows, read_rows
+from dft_sweeps.data.sources import numbered_rows, read_hub_rows
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.identity import digest
 from dft_sweeps.spec.models import BenchmarkSpec, SpecModel
+from dft_sweeps.spec.schema import nearest
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,10 @@ def load_benchmark(spec: BenchmarkSpec, base_directory: Path) -> Benchmark:
     declared = _declared(spec.name)
     if spec.path is not None:
         path = base_directory / Path(spec.path).expanduser()
-        questions = _from_rows(read_rows(path), declared, str(path))
+        questions = _from_rows(numbered_rows(path), declared, str(path))
     elif isinstance(declared.source, HubQuestions):
-        questions = _from_rows(_hub_rows(spec.name, declared.source), declared, f"dataset {declared.source.id}")
+        rows = list(enumerate(_hub_rows(spec.name, declared.source), start=1))
+        questions = _from_rows(rows, declared, f"dataset {declared.source.id}")
     else:
         questions = _from_generator(declared.source, declared.prompt_suffix)
     kept = questions[: spec.limit]
@@ -109,9 +110,7 @@ def _files() -> Any:
 def _declared(name: str) -> BenchmarkFile:
     names = benchmark_names()
     if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise SpecError(f"unknown benchmark {name!r}; {hint}valid are {', '.join(names)}")
+        raise SpecError(f"unknown benchmark {name!r}; {nearest(name, names)}")
     return BenchmarkFile.model_validate(yaml.safe_load((_files() / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
@@ -128,13 +127,17 @@ def _from_generator(source: ArithmeticQuestions, suffix: str) -> tuple[Question,
     return tuple(Question(problem.id, problem.question + suffix, problem.answer) for problem in heldout)
 
 
-def _from_rows(rows: list[dict[str, Any]], declared: BenchmarkFile, where: str) -> tuple[Question, ...]:
+def _from_rows(rows: list[tuple[int, dict[str, Any]]], declared: BenchmarkFile, where: str) -> tuple[Question, ...]:
+    """Rows come with their numbers in the file; ids count questions, so that blank lines do not change them."""
     if not rows:
         raise SpecError(f"{where}: no questions")
-    return tuple(_question(row, number, declared, f"{where}: row {number}") for number, row in enumerate(rows, start=1))
+    return tuple(
+        _question(row, str(index), declared, f"{where}: row {number}")
+        for index, (number, row) in enumerate(rows, start=1)
+    )
 
 
-def _question(row: dict[str, Any], number: int, declared: BenchmarkFile, where: str) -> Question:
+def _question(row: dict[str, Any], id_: str, declared: BenchmarkFile, where: str) -> Question:
     question = _text(row, declared.question, where)
     answer = _text(row, declared.answer, where)
     if declared.answer_after is not None:
@@ -144,7 +147,7 @@ def _question(row: dict[str, Any], number: int, declared: BenchmarkFile, where: 
             raise SpecError(f"field {declared.answer!r} has no {mark} before an answer", where)
     if not answer.strip():
         raise SpecError(f"field {declared.answer!r} holds no answer", where)
-    return Question(str(number), question + declared.prompt_suffix, answer.strip())
+    return Question(id_, question + declared.prompt_suffix, answer.strip())
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:

@@ -39,14 +39,17 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     graders: GraderPool,
 ) -> BenchmarkResult:
-    """Samples every question of a benchmark from the generator's weights and grades the completions."""
+    """Samples every question of a benchmark from the generator's weights and grades the completions.
+
+    The entry for notebooks and scripts; a sweep calls `generate_all` and `grade`, with a store between them.
+    """
     return grade(generate(generator, benchmark, sampling, tokenizer), benchmark, graders)
 
 
 def generate(
     generator: Generator, benchmark: Benchmark, sampling: SamplingSpec, tokenizer: PreTrainedTokenizerBase
 ) -> Completions:
-    """Samples every question of a benchmark."""
+    """Samples every question of a benchmark, for notebooks and scripts that keep completions to grade them later."""
     [completions] = generate_all(generator, [(benchmark, sampling)], tokenizer)
     return completions
 

@@ -1,8 +1,8 @@
 """Graders: from a benchmark's answer and a completion to a verdict, without ever executing text.
 
 A completion is hostile until proven otherwise. math-verify therefore runs in child processes that are killed
-when they exceed a wall-clock or memory limit; what they were grading is then ungradable, which is counted and
-never taken for a wrong answer in silence. State: a cache of verdicts by content, in memory.
+when they exceed a wall-clock or memory limit; what they were grading is then ungradable, which counts as
+wrong in accuracies, and is counted by itself and reported. State: a cache of verdicts by content, in memory.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dft_sweeps.data.encode import prompt_ids
-from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.data.encode import prompt_ids, require_template
 from dft_sweeps.spec.identity import digest
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ def render(tokenizer: PreTrainedTokenizerBase, question_text: str) -> tuple[int,
     Raises:
         SpecError: the tokenizer has no chat template.
     """
-    _require_template(tokenizer)
     return prompt_ids(question_text, tokenizer)
 
 
@@ -36,10 +34,5 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         SpecError: the tokenizer has no chat template.
     """
-    _require_template(tokenizer)
+    require_template(tokenizer)
     return digest([tokenizer.chat_template, list(tokenizer(_PROBE)["input_ids"]), tokenizer.eos_token_id])
-
-
-def _require_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    if tokenizer.chat_template is None:
-        raise SpecError("the model's tokenizer has no chat template, so there is no telling how to write a prompt")

@@ -119,11 +119,6 @@ class BenchmarkResult:
         """Tokens generated."""
         return sum(sample.tokens for sample in self._samples)
 
-    @property
-    def mean_tokens(self) -> float:
-        """Tokens per completion."""
-        return self.tokens / len(self._samples)
-
 
 def macro_average(results: Sequence[BenchmarkResult]) -> Interval:
     """Unweighted mean of the accuracies of several benchmarks, with its 95% interval for new questions."""

@@ -17,6 +17,7 @@ import psutil
 from dft_sweeps.spec.plan import ClusterFacts
 
 PROBE_S = 5
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = "127.0.0.1"
 _MARK = "DFT_SWEEPS_CLUSTER"
 """Environment variable by which every process of a cluster started here is known, however it was started."""
@@ -88,11 +89,14 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
         raise ClusterUnavailable(where) from error
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise ClusterUnavailable(f"{where}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        for number in _INTERRUPTS:  # Ray has set handlers of its own
+            signal.signal(number, _interrupt)
     try:
         resources = ray.cluster_resources()
         yield ClusterFacts(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     finally:
-        with _uninterrupted():
+        with uninterrupted():
             ray.shutdown()
             if address is None:
                 _end_strays(os.environ[_MARK])
@@ -115,17 +119,23 @@ def nothing_at(address: str) -> str | None:
     return None
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """A terminal that closes, or a polite kill, ends a sweep as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """A second Ctrl-C waits until the block has cleaned up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _end_strays(mark: str, grace_s: float = 5.0) -> None:

@@ -18,7 +18,8 @@ import ray
 
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
-from dft_sweeps.orchestration.evaluations import EnginePool, Evaluated, Evaluations
+from dft_sweeps.orchestration.cluster import uninterrupted
+from dft_sweeps.orchestration.evaluations import AttemptFailed, EnginePool, Evaluated, Evaluations
 from dft_sweeps.orchestration.mailbox import (
     Checkpoint,
     CheckpointWritten,
@@ -31,7 +32,7 @@ from dft_sweeps.orchestration.mailbox import (
 )
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
 from dft_sweeps.orchestration.trial import TrialJob, now_ms
-from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.orchestration.trial_files import TrialFiles, is_whole
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.orchestration.tuning import TrainingEnded, training
 from dft_sweeps.tracking.writer import Ended
@@ -39,8 +40,8 @@ from dft_sweeps.tracking.writer import Ended
 Item = TypeVar("Item")
 POLL_S = 0.5
 PROGRESS_EVERY_S = 4.0
-ALARM_S = 120.0
-"""Silence of all trials after which a warning is printed."""
+ALARM_S = 300.0
+"""Silence of all trials and engines after which a warning is printed."""
 
 
 @dataclass
@@ -110,7 +111,6 @@ class Coordinator:
                     EvaluationStore(self._storage),
                     pool,
                     graders,
-                    lambda message: self._say("evaluate", message),
                 )
                 try:
                     self._take_up(evaluations, concurrent)
@@ -120,7 +120,8 @@ class Coordinator:
             status = "FAILED" if failed else "FINISHED"
             return Outcome(len(self._states) - len(failed), self.done, failed)
         finally:
-            self._runs.close(status)
+            with uninterrupted():
+                self._runs.close(status)
 
     def _take_up(self, evaluations: Evaluations, concurrent: int) -> None:
         untrained = []
@@ -139,8 +140,9 @@ class Coordinator:
                     self._heard_at = time.monotonic()
                     self._handle(event, evaluations)
                 self._raise_alarm()
-                for evaluated in _all(evaluations.landed):
-                    self._landed(evaluated)
+                for landed in _all(evaluations.landed):
+                    self._heard_at = time.monotonic()
+                    self._landed(landed)
                 for end in ended:
                     self._training_is_over(end)
                 for state in self._states.values():
@@ -150,9 +152,8 @@ class Coordinator:
         """Takes up a trial whose training ended before from its files; False if it must train."""
         files = TrialFiles(self._storage, state.prepared.training_id)
         checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
-        whole = all(Path(c.directory).is_dir() for c in checkpoints.values())
         due = set(state.prepared.evaluated_steps)
-        if not (files.finished and whole and due <= checkpoints.keys()):
+        if not (files.finished and due <= checkpoints.keys() and all(map(is_whole, checkpoints.values()))):
             return False
         self._runs.log_steps(state.prepared.training_id, files.rows())
         state.trained = True
@@ -163,6 +164,9 @@ class Coordinator:
     # --- training -----------------------------------------------------------------------------------------------------
 
     def _job(self, trial: PreparedTrial) -> TrialJob:
+        # Checkpoints that another sweep's schedule wrote are written again: a new attempt starts from nothing.
+        known = TrialFiles(self._storage, trial.training_id).checkpoints()
+        steps = {*trial.evaluated_steps, *(checkpoint.step for checkpoint in known)}
         data_file = self._storage / "encoded" / f"{trial.data_digest}.npz"
         if not data_file.exists():
             trial.data.save(data_file)
@@ -175,7 +179,7 @@ class Coordinator:
             model_directory=str(self._prepared.model.directory),
             base_digest=self._prepared.model.weights_digest,
             data_file=str(data_file),
-            evaluated_steps=trial.evaluated_steps,
+            evaluated_steps=tuple(sorted(steps)),
         )
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -197,13 +201,14 @@ class Coordinator:
                 state.shown_at = time.monotonic()
                 self._say("train", f"{name}: {self._progress(state, event.rows[-1])}")
         elif isinstance(event, CheckpointWritten):
-            self._evaluate(state, event.checkpoint, evaluations)
+            if event.checkpoint.step in state.prepared.evaluated_steps:
+                self._evaluate(state, event.checkpoint, evaluations)
         elif isinstance(event, TrialFailed):
             state.error = event.reason
 
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:
         state.outstanding.add(checkpoint.step)
-        evaluations.submit(state.prepared.training_id, checkpoint, state.prepared.trial.spec.evaluation)
+        evaluations.submit(state.prepared.training_id, checkpoint)
 
     def _progress(self, state: TrialState, row: StepRow) -> str:
         metrics = row.metrics
@@ -214,16 +219,17 @@ class Coordinator:
         )
 
     def _raise_alarm(self) -> None:
-        """Says so when trials that should train have been silent for long: waiting for resources looks like that."""
-        waiting = [state.prepared.trial.name for state in self._states.values() if not state.trained]
+        """Says so when all work has been silent for long: waiting for resources looks like that."""
+        training = [state.prepared.trial.name for state in self._states.values() if not state.trained]
+        evaluating = sum(len(state.outstanding) for state in self._states.values())
         silence = time.monotonic() - self._heard_at
-        if waiting and silence > ALARM_S:
+        if (training or evaluating) and silence > ALARM_S:
             self._heard_at = time.monotonic()
             free = {kind: amount for kind, amount in ray.available_resources().items() if kind in {"CPU", "GPU"}}
             self._say(
                 "sweep",
-                f"WARNING: no trial was heard of for {silence:.0f} s; {len(waiting)} wait, the next is {waiting[0]!r}; "
-                f"free now: {free}. `ray status` shows what waits for resources",
+                f"WARNING: nothing was heard for {silence:.0f} s of {len(training)} trials to train and {evaluating} "
+                f"evaluations; free now: {free}. `ray status` shows what waits for resources",
             )
 
     def _training_is_over(self, end: TrainingEnded) -> None:
@@ -232,7 +238,10 @@ class Coordinator:
         if end.error and not state.ended:
             state.error = state.error or end.error
 
-    def _landed(self, evaluated: Evaluated) -> None:
+    def _landed(self, evaluated: Evaluated | AttemptFailed) -> None:
+        if isinstance(evaluated, AttemptFailed):
+            self._say("evaluate", evaluated.message)
+            return
         state = self._states[evaluated.training_id]
         state.outstanding.remove(evaluated.step)
         name = state.prepared.trial.name

@@ -1,7 +1,7 @@
 """Evaluating checkpoints on leased engines, while training goes on.
 
 One thread per engine takes the checkpoint whose point is earliest in its curve, swaps its weights in, and generates
-what the store does not hold yet. Equal weights under equal evaluations are one piece of work, whoever asks for it.
+what the store does not hold yet. Equal weights are one piece of work, whoever asks for it.
 An engine that fails is leased anew and the work tried again, `ATTEMPTS` times in all; each failure is reported.
 """
 
@@ -11,8 +11,8 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,13 +24,16 @@ from dft_sweeps.evaluation.results import BenchmarkResult, EvaluationKey
 from dft_sweeps.evaluation.store import CorruptEntry, EvaluationStore
 from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.prepare import PreparedSweep
-from dft_sweeps.spec.models import EvaluationSpec
 
 ATTEMPTS = 3
+CLOSE_S = 15.0
+"""How long closing waits for a thread; an engine cancels within a decoding step."""
 
 
 class LeasedEngine(Generator, Protocol):
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> object: ...
+
+    def release(self) -> None: ...
 
 
 class EnginePool(Protocol):
@@ -59,10 +62,16 @@ class Evaluated:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class AttemptFailed:
+    """An evaluation failed and is tried again."""
+
+    message: str
+
+
 @dataclass
 class _Work:
     checkpoint: Checkpoint
-    evaluation: EvaluationSpec
     subscribers: list[tuple[str, int]]
     attempts: int = 0
 
@@ -83,15 +92,15 @@ class Evaluations:
         store: EvaluationStore,
         pool: EnginePool,
         graders: GraderPool,
-        failed_attempt: Callable[[str], None],
     ) -> None:
         self._prepared, self._store, self._pool, self._graders = prepared, store, pool, graders
-        self._failed_attempt = failed_attempt
         self._queue: queue.PriorityQueue[_Queued] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._pending: dict[tuple[str, str], _Work] = {}
-        self.landed: queue.SimpleQueue[Evaluated] = queue.SimpleQueue()
+        self._pending: dict[str, _Work] = {}
+        self._leased: set[LeasedEngine] = set()
+        self._closed = threading.Event()
+        self.landed: queue.SimpleQueue[Evaluated | AttemptFailed] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._serve, name=f"evaluation-{index}", daemon=True)
             for index in range(pool.replicas)
@@ -99,57 +108,57 @@ class Evaluations:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, training_id: str, checkpoint: Checkpoint, evaluation: EvaluationSpec) -> None:
+    def submit(self, training_id: str, checkpoint: Checkpoint) -> None:
         """Evaluates a checkpoint of a trial; the result lands later."""
-        key = (checkpoint.weights_digest, evaluation.model_dump_json())
         with self._lock:
-            if key in self._pending:
-                self._pending[key].subscribers.append((training_id, checkpoint.step))
+            if work := self._pending.get(checkpoint.weights_digest):
+                work.subscribers.append((training_id, checkpoint.step))
                 return
-            work = _Work(checkpoint, evaluation, [(training_id, checkpoint.step)])
-            self._pending[key] = work
+            work = _Work(checkpoint, [(training_id, checkpoint.step)])
+            self._pending[checkpoint.weights_digest] = work
         self._put(checkpoint.step, work)
 
-    @property
-    def outstanding(self) -> int:
-        """Pieces of work whose result has not landed."""
-        with self._lock:
-            return len(self._pending)
-
     def close(self) -> None:
-        """Lets the threads end after what they do now; nothing further is started."""
+        """Ends the threads: what an engine has under way is cancelled, and nothing further is started."""
+        self._closed.set()
+        with self._lock:
+            for engine in self._leased:
+                engine.release()
         for _ in self._threads:
             self._put(-1, None)
+        for thread in self._threads:
+            thread.join(CLOSE_S)
 
     def _put(self, step: int, work: _Work | None) -> None:
         self._queue.put(_Queued(step, next(self._numbers), work))
 
     def _serve(self) -> None:
         """One engine's thread: leases while there is work, so that nothing holds an engine idle."""
-        while (work := self._queue.get().work) is not None:
-            self._attempt(work, self._lease_and_evaluate)
+        while (work := self._queue.get().work) is not None and not self._closed.is_set():
+            self._attempt(work)
 
-    def _attempt(self, work: _Work, evaluate: Callable[[_Work], None]) -> None:
+    def _attempt(self, work: _Work) -> None:
         work.attempts += 1
         try:
-            evaluate(work)
+            self._evaluate(work)
         except CorruptEntry as error:
             self._land(work, {}, 0.0, 0.0, str(error))
         except Exception as error:  # whatever an engine, its process or Ray raises ends this attempt, not the sweep
             reason = " ".join(str(error).split())[-300:] or type(error).__name__
             if work.attempts < ATTEMPTS:
-                self._failed_attempt(f"step {work.checkpoint.step}: attempt {work.attempts} failed: {reason}")
                 self._put(work.checkpoint.step, work)
+                step = work.checkpoint.step
+                self.landed.put(AttemptFailed(f"step {step}: attempt {work.attempts} failed: {reason}"))
             else:
                 self._land(work, {}, 0.0, 0.0, f"evaluation failed {ATTEMPTS} times; the last time: {reason}")
 
-    def _lease_and_evaluate(self, work: _Work) -> None:
+    def _evaluate(self, work: _Work) -> None:
         wanted = list(self._wanted(work))
         known = {key.id: self._store.load_or_regrade(key, benchmark, self._graders) for _, benchmark, key in wanted}
         missing = [(benchmark, key) for _, benchmark, key in wanted if known[key.id] is None]
         started, swapped = time.monotonic(), 0.0
         if missing:
-            with self._pool.lease() as engine:
+            with self._lease() as engine:
                 started = time.monotonic()
                 checkpoint = work.checkpoint
                 engine.swap(checkpoint.directory, checkpoint.weights_digest, checkpoint.canary)
@@ -165,15 +174,25 @@ class Evaluations:
             results.setdefault(name, []).append(known[key.id])
         self._land(work, results, time.monotonic() - started if missing else 0.0, swapped)
 
+    @contextmanager
+    def _lease(self) -> Iterator[LeasedEngine]:
+        with self._pool.lease() as engine:
+            with self._lock:
+                self._leased.add(engine)
+            try:
+                yield engine
+            finally:
+                with self._lock:
+                    self._leased.discard(engine)
+
     def _wanted(self, work: _Work) -> Iterator[tuple[str, Benchmark, EvaluationKey]]:
-        for name, sampling in work.evaluation.samplings.items():
-            for spec in work.evaluation.benchmarks:
-                benchmark = self._prepared.benchmarks[spec.name]
+        for name, sampling in self._prepared.evaluation.samplings.items():
+            for benchmark in self._prepared.benchmarks.values():
                 digest = work.checkpoint.weights_digest
                 yield name, benchmark, evaluation_key(digest, benchmark, self._prepared.template_digest, sampling)
 
     def _land(self, work: _Work, results: Results, seconds: float, swapped: float, error: str | None = None) -> None:
         with self._lock:
-            del self._pending[work.checkpoint.weights_digest, work.evaluation.model_dump_json()]
+            del self._pending[work.checkpoint.weights_digest]
         for training_id, step in work.subscribers:
             self.landed.put(Evaluated(training_id, step, results, seconds, swapped, error))

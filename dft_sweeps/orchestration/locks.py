@@ -28,8 +28,7 @@ def trial_locks(storage: Path, training_ids: Iterable[str]) -> Iterator[None]:
             except BlockingIOError as error:
                 file.seek(0)
                 raise SpecError(
-                    f"trial {training_id} is being run by process {file.read().strip() or 'unknown'}; "
-                    "wait for it, or give another --storage"
+                    f"trial {training_id} is being run by process {file.read().strip() or 'unknown'}; wait for it"
                 ) from error
             file.truncate(0)
             file.write(str(os.getpid()))

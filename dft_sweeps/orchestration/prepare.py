@@ -16,11 +16,12 @@ from dft_sweeps.data.encode import EncodedData, encode
 from dft_sweeps.data.sources import Demonstrations, load_demonstrations
 from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark
 from dft_sweeps.evaluation.evaluate import check_lengths
+from dft_sweeps.evaluation.grading import grader_version
 from dft_sweeps.evaluation.prompts import template_digest
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.identity import ContentDigests, digest, sweep_id, training_id
 from dft_sweeps.spec.load import Sweep, Trial
-from dft_sweeps.spec.models import MOST_STEPS, BenchmarkSpec, DataSpec, Source
+from dft_sweeps.spec.models import MOST_STEPS, DataSpec, EvaluationSpec, Source
 from dft_sweeps.spec.plan import TrialFacts
 from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, inspect_model, resolve_model
 from dft_sweeps.training.order import total_steps
@@ -53,12 +54,19 @@ class PreparedTrial:
 class PreparedSweep:
     sweep: Sweep
     sweep_id: str
+    measures: str
+    """Hash of what its points mean."""
     model: ModelFiles
     tokenizer: PreTrainedTokenizerBase
     template_digest: str
     trials: tuple[PreparedTrial, ...]
     benchmarks: dict[str, Benchmark]
     """Every benchmark of the sweep by name."""
+
+    @property
+    def evaluation(self) -> EvaluationSpec:
+        """The same for every trial."""
+        return self.trials[0].trial.spec.evaluation
 
 
 def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: None) -> PreparedSweep:
@@ -84,10 +92,23 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     encoded = cache(lambda data: encode(read(data.source).rows, data, tokenizer))
     trials = tuple(_prepare_trial(sweep, trial, model, template, read, encoded, benchmarks) for trial in sweep.trials)
     _check_distinct(sweep, trials)
-    evaluation = [trial.trial.spec.evaluation.model_dump(exclude_defaults=True) for trial in trials]
-    ids = [trial.training_id for trial in trials]
-    return PreparedSweep(
-        sweep, sweep_id(sweep.spec.name, ids, evaluation), model, tokenizer, template, trials, benchmarks
+    measures = _measures(first.spec.evaluation, benchmarks, template)
+    id_ = sweep_id(sweep.spec.name, [trial.training_id for trial in trials], measures)
+    return PreparedSweep(sweep, id_, measures, model, tokenizer, template, trials, benchmarks)
+
+
+def _measures(evaluation: EvaluationSpec, benchmarks: dict[str, Benchmark], template: str) -> str:
+    """Hash of what the sweep's points mean: two runs of a trial with equal measures have the same points. The order of
+    the samplings counts, for the first one's points have the plainer name."""
+    asked = [benchmarks[spec.name] for spec in evaluation.benchmarks]
+    return digest(
+        {
+            "benchmarks": [[b.name, b.digest, grader_version(b.grader)] for b in asked],
+            "samplings": [[name, s.model_dump(exclude_defaults=True)] for name, s in evaluation.samplings.items()],
+            "every": evaluation.every,
+            "steps": sorted(set(evaluation.steps)),
+            "template": template,
+        }
     )
 
 
@@ -135,20 +156,17 @@ def _check_context(sweep: Sweep, model: ModelFiles) -> None:
 
 
 def _benchmarks(sweep: Sweep, tokenizer: PreTrainedTokenizerBase) -> dict[str, Benchmark]:
-    load = cache(lambda spec: load_benchmark(spec, sweep.directory))
-    fits = cache(lambda spec, sampling: check_lengths(load(spec), sampling, tokenizer, sweep.spec.pool.max_model_len))
-    specs: dict[str, BenchmarkSpec] = {}
-    for trial in sweep.trials:
-        evaluation = trial.spec.evaluation
-        for index, spec in enumerate(evaluation.benchmarks):
-            with sweep.at(trial, "evaluation", "benchmarks", index):
-                if specs.setdefault(spec.name, spec) != spec:
-                    raise SpecError(f"{spec.name!r} differs between trials, so their accuracies would not compare")
-                load(spec)
-            for name, sampling in evaluation.samplings.items():
-                with sweep.at(trial, "evaluation", "samplings", name, "max_new_tokens"):
-                    fits(spec, sampling)
-    return {name: load(spec) for name, spec in specs.items()}
+    """What every trial is evaluated on, by name; no axis changes it."""
+    trial = sweep.trials[0]
+    evaluation = trial.spec.evaluation
+    benchmarks: dict[str, Benchmark] = {}
+    for index, spec in enumerate(evaluation.benchmarks):
+        with sweep.at(trial, "evaluation", "benchmarks", index):
+            benchmarks[spec.name] = load_benchmark(spec, sweep.directory)
+        for name, sampling in evaluation.samplings.items():
+            with sweep.at(trial, "evaluation", "samplings", name, "max_new_tokens"):
+                check_lengths(benchmarks[spec.name], sampling, tokenizer, sweep.spec.pool.max_model_len)
+    return benchmarks
 
 
 def _prepare_trial(

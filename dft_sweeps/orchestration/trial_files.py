@@ -17,6 +17,8 @@ from pathlib import Path
 
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
+from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.training.model_files import weights_digest
 
 
 class TrialFiles:
@@ -61,6 +63,14 @@ class TrialFiles:
     @property
     def finished(self) -> bool:
         return (self.directory / "finished").exists()
+
+
+def is_whole(checkpoint: Checkpoint) -> bool:
+    """Whether the weights are there and are those that were written."""
+    try:
+        return weights_digest(Path(checkpoint.directory)) == checkpoint.weights_digest
+    except SpecError:
+        return False
 
 
 def _checkpoint(entry: dict) -> Checkpoint:

@@ -8,7 +8,6 @@ from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.mailbox import StepRow
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
 from dft_sweeps.orchestration.trial import now_ms
-from dft_sweeps.spec.models import EvaluationSpec
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.params import flatten
 from dft_sweeps.tracking.reader import Reader
@@ -19,10 +18,11 @@ class TrialRuns:
     """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED."""
 
     def __init__(self, tracker: Tracker, reader: Reader, prepared: PreparedSweep, provenance: dict[str, str]) -> None:
-        self._tracker, self._reader, self._prepared, self._provenance = tracker, reader, prepared, provenance
+        self._tracker, self._prepared, self._provenance = tracker, prepared, provenance
         self._open: dict[str, str] = {}
         self._parent = ""
-        self._finished = reader.finished_trials(trial.training_id for trial in prepared.trials)
+        ids = (trial.training_id for trial in prepared.trials)
+        self._finished = reader.finished_trials(ids, prepared.measures)
 
     def begin(self) -> None:
         """Opens the sweep's own run. The caller holds the locks of its trials, so no coordinator of it is alive."""
@@ -32,18 +32,13 @@ class TrialRuns:
         ]
         sweep = self._prepared.sweep
         self._tracker.reconcile(self._prepared.sweep_id)
-        self._parent = self._tracker.open_sweep(sweep.spec.name, self._prepared.sweep_id, sweep.resolved_yaml(), listed)
+        self._parent = self._tracker.open_sweep(
+            sweep.spec.name, self._prepared.sweep_id, sweep.resolved_yaml(), listed, self._prepared.measures
+        )
 
     def is_complete(self, trial: PreparedTrial) -> bool:
-        """Whether a finished run, of any sweep, has every point this sweep asks for."""
-        run_id = self._finished.get(trial.training_id)
-        if run_id is None:
-            return False
-        due = set(trial.evaluated_steps)
-        return all(
-            due <= {step for step, _ in self._reader.curve(run_id, key)}
-            for key in _accuracies(trial.trial.spec.evaluation)
-        )
+        """Whether a finished run, of any sweep, has exactly the points this sweep asks for."""
+        return trial.training_id in self._finished
 
     def open(self, trial: PreparedTrial) -> None:
         axes = {f"dft.axis.{path}": str(value) for path, value in trial.trial.axes.items()}
@@ -78,13 +73,22 @@ class TrialRuns:
         return ", ".join(words)
 
     def finish(self, training_id: str, status: Ended) -> None:
-        self._tracker.finish(self._open.pop(training_id), status)
+        self._tracker.finish(self._open[training_id], status)
+        del self._open[training_id]
 
     def close(self, status: Ended) -> None:
-        """Ends the sweep's own run, and whatever trial is still open as KILLED."""
-        for training_id in list(self._open):
-            self.finish(training_id, "KILLED")
-        self._tracker.finish(self._parent, status)
+        """Ends the sweep's own run, and whatever trial is still open as KILLED. All are tried before an error of one
+        is raised."""
+        errors: list[Exception] = []
+        ends: list[tuple[str, Ended]] = [(run_id, "KILLED") for run_id in self._open.values()]
+        for run_id, end in [*ends, (self._parent, status)]:
+            try:
+                self._tracker.finish(run_id, end)
+            except Exception as error:
+                errors.append(error)
+        self._open.clear()
+        if errors:
+            raise errors[0]
 
 
 def _resolved(trial: PreparedTrial) -> dict[str, str]:
@@ -95,11 +99,6 @@ def _resolved(trial: PreparedTrial) -> dict[str, str]:
         "resolved.samples": str(facts.samples),
         "resolved.overlong": str(facts.overlong),
     }
-
-
-def _accuracies(evaluation: EvaluationSpec) -> list[str]:
-    prefixes = names.sampling_prefixes(evaluation.samplings).values()
-    return [names.eval_metric(p, b.name, "accuracy") for p in prefixes for b in evaluation.benchmarks]
 
 
 def _result_metrics(prefix: str, result: BenchmarkResult) -> dict[str, float]:

@@ -84,11 +84,14 @@ def _tuner(
 
 
 def _fit(tuner: tune.Tuner, jobs: Sequence[TrialJob], ended: queue.SimpleQueue[TrainingEnded]) -> None:
+    """Runs Tune. After it, no trial is training, whatever Tune has said of each."""
+    error = None
     try:
         tuner.fit()
-    except Exception as error:  # reported for every trial that has not ended; the main thread decides what follows
-        for job in jobs:
-            ended.put(TrainingEnded(job.training_id, f"Ray Tune failed: {failure_reason(error)}"))
+    except Exception as raised:  # the main thread learns of it by the end of every trial
+        error = f"Ray Tune failed: {failure_reason(raised)}"
+    for job in jobs:
+        ended.put(TrainingEnded(job.training_id, error))
 
 
 class _InProcess:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dft_sweeps.spec.load import short_name
+from dft_sweeps.spec.expand import short_name, shown
 from dft_sweeps.spec.models import BenchmarkSpec, SamplingSpec
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.reader import Reader, SweepRow, TrialRow
@@ -93,26 +93,13 @@ def collect(reader: Reader, sweep: SweepRow) -> SweepCurves:
         benchmarks=benchmarks,
         trials=tuple(_trial(reader, row, axes, samplings, benchmarks) for row in rows),
         notes=tuple(_notes(rows)),
-        accuracy_notes=tuple(_accuracy_notes(specs)),
+        accuracy_notes=tuple(_accuracy_notes(specs, _ungradable(reader, rows))),
     )
 
 
 def axis_title(axis: str) -> str:
     """E.g. ``train.learning_rate`` to ``learning rate``."""
     return short_name(axis).replace("_", " ")
-
-
-def shown(value: Any) -> str:
-    """An axis's value for people: ``{"kind": "dft"}`` as ``dft``, 0.0003 as ``3e-4``, 0.05 as ``0.05``."""
-    if isinstance(value, dict):
-        rest = [f"{key}={shown(item)}" for key, item in value.items() if key != "kind"]
-        kind = [str(value["kind"])] if "kind" in value else []
-        return " ".join(kind + rest)
-    if isinstance(value, float):
-        text = f"{value:g}"
-        mantissa, _, exponent = f"{value:e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}" if 0 < abs(value) < 0.01 else text
-    return str(value)
 
 
 def _trial(
@@ -182,11 +169,25 @@ def _notes(rows: Iterable[TrialRow]) -> list[str]:
     return notes
 
 
-def _accuracy_notes(benchmarks: Iterable[BenchmarkSpec]) -> list[str]:
+def _ungradable(reader: Reader, rows: Iterable[TrialRow]) -> int:
+    """Completions without a verdict, at all steps; those of the base model, which all trials share, once."""
+    counts = {
+        (row.training_id if step else "base", key, step): value
+        for row in rows
+        for key in row.metrics
+        if key.endswith("/ungradable")
+        for step, value in _curve(reader, row, key)
+    }
+    return round(sum(counts.values()))
+
+
+def _accuracy_notes(benchmarks: Iterable[BenchmarkSpec], ungradable: int) -> list[str]:
     notes = ["Accuracy in percent with 95% intervals over the questions, which leave out the spread over seeds."]
     limits = [f"{spec.name} to its first {spec.limit} questions" for spec in benchmarks if spec.limit]
     if limits:
         notes.append(f"Limited: {', '.join(limits)}.")
+    if ungradable:
+        notes.append(f"Completions that could not be graded, and count as wrong: {ungradable:,}.")
     return notes
 
 

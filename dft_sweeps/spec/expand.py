@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,7 +32,7 @@ class Trial:
     """One cell of the grid."""
 
     name: str
-    """The values that tell it from the other trials, e.g. ``objective=dft learning_rate=0.0003``."""
+    """The values that tell it from the other trials, e.g. ``objective=dft learning_rate=3e-4``."""
     axes: dict[str, Any]
     """Dotted path (or ``variant``) to this trial's value, in the order of the spec."""
     spec: TrialSpec
@@ -58,7 +59,8 @@ def expand(spec: SweepSpec, document: Document) -> tuple[Trial, ...]:
     A variant's own setting of an axis stands for all values of that axis.
 
     Raises:
-        SpecError: an unknown or empty axis, variants of one name, an invalid trial, or two equal trials.
+        SpecError: an unknown or empty axis, an axis or variant that sets what is measured, variants of one name, an
+            invalid trial, or two equal trials.
     """
     _check_variants(spec, document)
     _check_axes(spec, document)
@@ -110,6 +112,12 @@ def _check_axes(spec: SweepSpec, document: Document) -> None:
 
 def _check_paths(places: Sequence[tuple[Path, str]], document: Document) -> None:
     for place, path in places:
+        if path.split(".")[0] == "evaluation":
+            raise document.error(
+                place,
+                "the trials of a sweep are compared on the same measurements, so no axis or variant can change them; "
+                "only `trial.evaluation` says what is measured",
+            )
         if unknown := schema.unknown_element(TrialSpec, path.split(".")):
             raise document.error(place, unknown)
         for _, other in places:
@@ -174,7 +182,7 @@ def trial_name(axes: Mapping[str, Any]) -> str:
     """What a trial is called in tables: its axes' values under the shortest clear names."""
     short = Counter(short_name(path) for path in axes)
     parts = [
-        value if path == "variant" else f"{short_name(path) if short[short_name(path)] == 1 else path}={_shown(value)}"
+        value if path == "variant" else f"{short_name(path) if short[short_name(path)] == 1 else path}={shown(value)}"
         for path, value in axes.items()
     ]
     return " ".join(parts) or "trial"
@@ -186,9 +194,14 @@ def short_name(path: str) -> str:
     return names[-2] if names[-1] == "kind" and len(names) > 1 else names[-1]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """An axis's value for people, in full: ``{"kind": "dft"}`` as ``dft``, 0.0003 as ``3e-4``, 0.05 as ``0.05``."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_shown(item)}" for key, item in value.items()) + "}"
+        rest = [f"{key}={shown(item)}" for key, item in value.items() if key != "kind"]
+        kind = [str(value["kind"])] if "kind" in value else []
+        return " ".join(kind + rest)
     if isinstance(value, float):
+        if 0 < abs(value) < 0.01:
+            return f"{Decimal(repr(value)):e}"
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)

@@ -27,7 +27,7 @@ class ContentDigests:
     """What the names in a trial stand for, as hashes of content."""
 
     model: str
-    """Weights, configuration and tokenizer of the initial policy (for a hub model, id and commit)."""
+    """Weights, configuration and tokenizer of the initial policy, wherever its files come from."""
     data: str
     """The demonstrations, before any template."""
     template: str
@@ -105,6 +105,6 @@ def grade_id(evaluation: str, grader: str) -> str:
     return _id("g", {"evaluation": evaluation, "grader": grader})
 
 
-def sweep_id(name: str, training_ids: list[str], evaluation: Any) -> str:
+def sweep_id(name: str, training_ids: list[str], measures: Any) -> str:
     """Id of a sweep: its name, the trials in it and what is measured. E.g. ``s-0123456789abcdef``."""
-    return _id("s", {"name": name, "trials": sorted(training_ids), "evaluation": evaluation})
+    return _id("s", {"name": name, "trials": sorted(training_ids), "measures": measures})

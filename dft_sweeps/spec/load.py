@@ -12,10 +12,8 @@ from pydantic import ValidationError, create_model
 from dft_sweeps.spec import schema, yaml_lines
 from dft_sweeps.spec.document import Document, with_absolute_paths
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.spec.expand import Trial, expand, first_error, short_name, trial_name
+from dft_sweeps.spec.expand import Trial, expand, first_error
 from dft_sweeps.spec.models import SweepSpec, TrialSpec
-
-__all__ = ["Document", "Sweep", "Trial", "load_sweep", "short_name", "trial_name"]
 
 _Overridable = create_model("_Overridable", __base__=SweepSpec, trial=(TrialSpec, ...))
 """A sweep spec with the fields of its template."""

@@ -54,7 +54,7 @@ class ModelSpec(SpecModel):
     path: PathName = "embedded"
     """`embedded` (the base policy shipped with the package), a local directory, or a Hugging Face model id."""
     revision: str | None = None
-    """Revision of a hub model; resolved to a commit before anything is hashed."""
+    """Branch, tag or commit of a hub model. It only says what to fetch: ids hash the content that is fetched."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of training; weights and optimizer moments stay float32."""
 

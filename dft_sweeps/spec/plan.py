@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dft_sweeps.spec.load import Trial
+from dft_sweeps.spec.expand import Trial
 from dft_sweeps.spec.models import ExecutionSpec, PoolSpec
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 SWEEP_ID_TAG = "dft.sweep_id"
 TRAINING_ID_TAG = "dft.training_id"
+MEASURES_TAG = "dft.measures"
+"""Hash of what a sweep's points mean: benchmarks, samplings, steps, template, graders. On sweeps and their trials."""
 EXPERIMENT_TAG = "dft.sweeps"
 """Set on every experiment that holds sweeps, so that a shared server is not searched whole."""
 PARENT_TAG = "mlflow.parentRunId"

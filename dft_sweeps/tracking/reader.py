@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ class SweepRow:
     """How many of its trials are finished, here or in another sweep."""
     run_id: str
     experiment_id: str
+    measures: str
+    """Hash of what its points mean."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,7 @@ class Reader:
     def sweeps(self) -> list[SweepRow]:
         """All sweeps, newest first."""
         runs = self._runs()
-        best = _best(runs)
-        return [self._sweep_row(run, best) for run in runs if _is_sweep(run)]
+        return [self._sweep_row(run, runs) for run in runs if _is_sweep(run)]
 
     @outage_as_error
     def find_sweep(self, wanted: str) -> SweepRow:
@@ -96,15 +97,15 @@ class Reader:
             if len(starting) != 1:
                 raise SpecError(_no_such_sweep(wanted, starting or by_id, experiments))
             (chosen,) = starting.values()
-        return self._sweep_row(chosen, _best(runs))
+        return self._sweep_row(chosen, runs)
 
     @outage_as_error
     def trials(self, sweep: SweepRow) -> list[TrialRow]:
-        """The sweep's trials in the order of its grid, each with its best run in any sweep.
+        """The sweep's trials in the order of its grid, each with its best run of equal measures in any sweep.
 
         A finished run is best; then one of this sweep, then a running one, then the newest.
         """
-        best = _best(self._runs(), sweep.run_id)
+        best = _best(self._runs(), sweep.measures, sweep.run_id)
         rows = []
         for listed in self._listed(sweep.run_id):
             run = best.get(listed["training_id"])
@@ -128,9 +129,9 @@ class Reader:
         return sorted((point.step, _measured(point.value)) for point in points)
 
     @outage_as_error
-    def finished_trials(self, training_ids: Iterable[str]) -> dict[str, str]:
-        """Which of these trials are finished, in any sweep: training id to run id."""
-        best = _best(self._runs())
+    def finished_trials(self, training_ids: Iterable[str], measures: str) -> dict[str, str]:
+        """Which of these trials are finished, in any sweep of equal measures: training id to run id."""
+        best = _best(self._runs(), measures)
         wanted = {id_: best[id_] for id_ in training_ids if id_ in best}
         return {id_: run.info.run_id for id_, run in wanted.items() if run.info.status == "FINISHED"}
 
@@ -156,7 +157,9 @@ class Reader:
                 break
         return runs
 
-    def _sweep_row(self, run: Run, best: Mapping[str, Run]) -> SweepRow:
+    def _sweep_row(self, run: Run, runs: Sequence[Run]) -> SweepRow:
+        measures = run.data.tags[names.MEASURES_TAG]
+        best = _best(runs, measures)
         listed = [trial["training_id"] for trial in self._listed(run.info.run_id)]
         return SweepRow(
             sweep_id=run.data.tags[names.SWEEP_ID_TAG],
@@ -167,6 +170,7 @@ class Reader:
             finished=sum(id_ in best and best[id_].info.status == "FINISHED" for id_ in listed),
             run_id=run.info.run_id,
             experiment_id=run.info.experiment_id,
+            measures=measures,
         )
 
     def _listed(self, run_id: str) -> list[dict[str, Any]]:
@@ -185,15 +189,19 @@ def _is_sweep(run: Run) -> bool:
     return names.SWEEP_ID_TAG in run.data.tags and names.PARENT_TAG not in run.data.tags
 
 
-def _best(runs: Iterable[Run], parent: str | None = None) -> dict[str, Run]:
-    """Training id to its best run; the order is told at `Reader.trials`."""
+def _best(runs: Iterable[Run], measures: str, parent: str | None = None) -> dict[str, Run]:
+    """Training id to its best run of these measures; the order is told at `Reader.trials`."""
 
     def rank(run: Run) -> tuple[bool, bool, bool, int]:
         status = run.info.status
         own = run.data.tags.get(names.PARENT_TAG) == parent
         return status == "FINISHED", own, status == "RUNNING", run.info.start_time
 
-    trials = [run for run in runs if names.TRAINING_ID_TAG in run.data.tags]
+    trials = [
+        run
+        for run in runs
+        if names.TRAINING_ID_TAG in run.data.tags and run.data.tags.get(names.MEASURES_TAG) == measures
+    ]
     return {run.data.tags[names.TRAINING_ID_TAG]: run for run in sorted(trials, key=rank)}
 
 

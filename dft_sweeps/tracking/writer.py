@@ -59,11 +59,14 @@ class Tracker:
         self._logged: dict[str, set[tuple[str, int]]] = {}
 
     @outage_as_error
-    def open_sweep(self, name: str, sweep_id: str, spec_text: str, trials: Sequence[Mapping[str, Any]]) -> str:
+    def open_sweep(
+        self, name: str, sweep_id: str, spec_text: str, trials: Sequence[Mapping[str, Any]], measures: str
+    ) -> str:
         """The parent run of a sweep, set RUNNING: that of this `sweep_id` in experiment `name`, or a new one.
 
         Args:
             trials: per trial ``training_id``, ``name`` and ``axes`` (dotted path, or ``variant``, to value).
+            measures: hash of what the sweep's points mean; trials of equal measures are shared between sweeps.
 
         Raises:
             SpecError: the experiment was deleted in MLflow.
@@ -74,57 +77,52 @@ class Tracker:
         found = self._search(experiment_id, f"tags.`{names.SWEEP_ID_TAG}` = '{sweep_id}'")
         parents = [run for run in found if names.PARENT_TAG not in run.data.tags]
         run_id = parents[0].info.run_id if parents else self._new_run(experiment_id, f"{name} {sweep_id}", {})
-        self._client.update_run(run_id, status="RUNNING")
-        self._client.log_text(run_id, spec_text, names.SPEC_ARTIFACT)
-        self._client.log_text(run_id, json.dumps([dict(trial) for trial in trials], indent=1), names.TRIALS_ARTIFACT)
-        self._client.set_tag(run_id, names.SWEEP_ID_TAG, sweep_id)
+        try:
+            self._client.log_text(run_id, spec_text, names.SPEC_ARTIFACT)
+            listed = [dict(trial) for trial in trials]
+            self._client.log_text(run_id, json.dumps(listed, indent=1), names.TRIALS_ARTIFACT)
+            self._client.set_tag(run_id, names.MEASURES_TAG, measures)
+            self._client.set_tag(run_id, names.SWEEP_ID_TAG, sweep_id)
+            self._client.update_run(run_id, status="RUNNING")
+        except BaseException:
+            self._client.set_terminated(run_id, status="FAILED")
+            raise
         return run_id
 
     @outage_as_error
     def open_trial(
-        self,
-        parent_run_id: str,
-        training_id: str,
-        name: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
+        self, parent_run_id: str, training_id: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]
     ) -> str:
-        """The child run of a trial, set RUNNING: an unfinished one of this sweep is taken up again.
+        """A new child run for an attempt at a trial, RUNNING. Attempts are never mixed in one run: their bits may
+        differ.
 
         Raises:
             SpecError: a param is longer than MLflow keeps.
-            ValueError: the run taken up again was started with other params.
         """
         check_limits(params)
         parent = self._client.get_run(parent_run_id)
-        experiment_id = parent.info.experiment_id
-        trial, parent_is = f"tags.`{names.TRAINING_ID_TAG}` = ", f"tags.`{names.PARENT_TAG}` = "
-        found = self._search(experiment_id, f"{trial}'{training_id}' and {parent_is}'{parent_run_id}'")
-        unfinished = [run for run in found if run.info.status != "FINISHED"]
         own = {names.PARENT_TAG: parent_run_id, names.TRAINING_ID_TAG: training_id}
-        own[names.SWEEP_ID_TAG] = parent.data.tags[names.SWEEP_ID_TAG]
-        if unfinished:
-            run_id: str = unfinished[0].info.run_id
-            known = unfinished[0].data.params
-            self._client.update_run(run_id, status="RUNNING", name=name)
-        else:
-            run_id, known = self._new_run(experiment_id, name, own), {}
-            self._logged[run_id] = set()
-        self._log_params(run_id, params, known)
-        for key, value in tags.items():
-            self._client.set_tag(run_id, key, value)
+        own |= {tag: parent.data.tags[tag] for tag in (names.SWEEP_ID_TAG, names.MEASURES_TAG)}
+        run_id = self._new_run(parent.info.experiment_id, name, {**own, **tags})
+        self._logged[run_id] = set()
+        try:
+            self._log_params(run_id, params)
+        except BaseException:
+            self._client.set_terminated(run_id, status="FAILED")
+            raise
         return run_id
 
     @outage_as_error
     def log(self, run_id: str, rows: Sequence[MetricRow]) -> int:
-        """Logs the rows whose (key, step) the run does not have yet, and says how many that were.
+        """Logs the rows whose (key, step) the run does not have yet, and says how many that were. The run is one that
+        this tracker opened.
 
         NaN is kept. An infinity is stored as the largest finite number of its sign, and read as infinity.
         Batches of up to 1,000 rows are atomic; the call as a whole is not, but can be repeated.
         """
         from mlflow.entities import Metric
 
-        logged = self._logged_rows(run_id)
+        logged = self._logged[run_id]
         new: dict[tuple[str, int], Metric] = {}
         for row in rows:
             if (row.key, row.step) not in logged:
@@ -186,23 +184,12 @@ class Tracker:
         run_id: str = self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id
         return run_id
 
-    def _log_params(self, run_id: str, params: Mapping[str, str], known: Mapping[str, str]) -> None:
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        for key, value in params.items():
-            if known.get(key, value) != value:
-                raise ValueError(f"run {run_id} was started with {key}={known[key]}, not {value}")
-        new = [Param(key, value) for key, value in params.items() if key not in known]
+        new = [Param(key, value) for key, value in params.items()]
         for start in range(0, len(new), PARAMS_PER_BATCH):
             self._client.log_batch(run_id, params=new[start : start + PARAMS_PER_BATCH])
-
-    def _logged_rows(self, run_id: str) -> set[tuple[str, int]]:
-        if run_id not in self._logged:
-            keys = self._client.get_run(run_id).data.metrics
-            self._logged[run_id] = {
-                (key, point.step) for key in keys for point in self._client.get_metric_history(run_id, key)
-            }
-        return self._logged[run_id]
 
 
 def _storable(value: float) -> float:

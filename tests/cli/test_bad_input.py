@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -118,8 +119,8 @@ def test_a_bad_command_line(arguments: list[str], words: str, call: Call, tmp_pa
 
 def test_a_storage_directory_that_cannot_be_made(call: Call, tmp_path: Path) -> None:
     spec = write(tmp_path)
-    code, out, err = call("run", spec, "--storage", spec / "storage")
-    assert (code, out) == (2, "")
+    code, _, err = call("run", spec, "--storage", spec / "storage")
+    assert code == 2
     assert err.startswith("error: --storage: the storage directory cannot be made: ")
 
 
@@ -128,6 +129,26 @@ def test_a_tracking_server_that_does_not_answer_is_no_mistake_of_the_user(call: 
     assert (code, out) == (3, "")
     assert err.startswith("unreachable: no database answers at 127.0.0.1:9")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("dft_sweeps.tracking.store", "TrackingUnavailable"),
+        ("dft_sweeps.orchestration.cluster", "ClusterUnavailable"),
+        ("services.pool", "PoolError"),
+    ],
+)
+def test_what_cannot_be_reached_is_an_exit_code_of_its_own(
+    module: str, name: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage: type[Exception] = getattr(importlib.import_module(module), name)
+
+    def ends(**_: object) -> None:
+        raise type("Closer", (outage,), {})("gone")
+
+    monkeypatch.setattr("dft_sweeps.cli.list_.command.callback", ends)
+    assert call("list") == (3, "", "unreachable: gone\n")
 
 
 def test_the_installed_command_ends_the_same_way(tmp_path: Path) -> None:

@@ -44,6 +44,17 @@ def test_list(storage: Path) -> None:
     assert (row["sweep_id"], row["status"], row["finished"], row["trials"]) == (SWEEP, "FINISHED", 5, 6)
 
 
+def test_list_where_there_is_nothing(tmp_path: Path) -> None:
+    result = call(list_, tmp_path)
+    assert (result.exit_code, result.stdout) == (0, f"no sweeps yet in {tmp_path}\n")
+    assert call(list_, tmp_path, "--json").stdout == "[]\n"
+    assert list(tmp_path.iterdir()) == []
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    Tracker(uri, None)
+    result = call(list_, tmp_path / "other", "--tracking-uri", uri)
+    assert (result.exit_code, result.stdout) == (0, f"no sweeps yet in {uri}\n")
+
+
 def test_status(storage: Path) -> None:
     result = call(status, storage, "quickstart")
     assert result.exit_code == 0, result.output
@@ -53,6 +64,8 @@ def test_status(storage: Path) -> None:
     trials = found["trials"]
     assert [trial["status"] for trial in trials] == ["FINISHED"] * 5 + ["RUNNING"]
     assert {(trial["step"], trial["evaluated_step"]) for trial in trials} == {(60, 60)}
+    assert [trial["steps"] for trial in trials] == [60] * 5 + [None]
+    assert result.stdout.count("60 of 60") == 5
     assert trials[2]["axes"] == {
         "variant": "wrong-steps",
         "train.objective.kind": "dft",
@@ -157,7 +170,7 @@ def test_ui_serves_and_leaves_no_process(storage: Path, number: signal.Signals) 
             assert page.status == 200 and b"<html" in page.read()
         assert len(family) >= 2  # the server and its worker
         process.send_signal(number)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=90) == 0
         assert [member for member in family if member.is_running()] == []
     finally:
         for member in [*family, process]:

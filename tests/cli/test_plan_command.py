@@ -75,7 +75,7 @@ def test_plan_of_the_quickstart(tmp_path: Path) -> None:
 def test_plan_in_words(tmp_path: Path) -> None:
     result = planned(tmp_path / "storage", write(tmp_path), "--set", "trial.train.steps=20")
     lines = " ".join(result.stdout.split())
-    assert "noisy objective=sft learning_rate=0.0003" in result.stdout
+    assert "noisy objective=sft learning_rate=3e-4" in result.stdout
     assert "8 of 8 trials to run" in lines
     assert "(the base model's 220 are shared by all trials)" in lines
     assert lines.endswith("of them at a time.")
@@ -87,9 +87,14 @@ def test_plan_says_what_is_left_out_and_what_is_missing(tmp_path: Path) -> None:
     spec = write(tmp_path, text)
     words = " ".join(planned(tmp_path, spec).stdout.split())
     found = json.loads(planned(tmp_path, spec, "--json").stdout)
-    overlong = sum(trial["overlong"] for trial in found["trials"])
-    assert overlong > 0
-    assert f"{overlong:,} samples are longer than data.max_length and are left out." in words
+    noisy, clean = ({trial["overlong"] for trial in half} for half in (found["trials"][:4], found["trials"][4:]))
+    assert min(noisy) > 0 and len(noisy) == len(clean) == 1
+    assert clean == {0}
+    assert f"{max(noisy)} samples of `noisy objective=sft learning_rate=3e-4` are longer than data.max_length" in words
+    assert words.count("samples of `noisy ") == 4 and "samples of `clean " not in words
+    same = " ".join(planned(tmp_path, spec, "--set", "variants=[]").stdout.split())
+    assert f"{max(noisy)} samples of each trial's data are longer than data.max_length and left out." in same
+    assert same.count("left out") == 1
     assert found["concurrent_trials"] == 0
     assert found["missing"].startswith("too few CPUs: ")
     assert found["missing"] in words
@@ -98,9 +103,10 @@ def test_plan_says_what_is_left_out_and_what_is_missing(tmp_path: Path) -> None:
 def test_plan_knows_what_is_done(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     spec = write(tmp_path)
-    before = json.loads(planned(tmp_path, spec, "--json").stdout)["trials"]
+    plan = json.loads(planned(tmp_path, spec, "--json").stdout)
+    before = plan["trials"]
     tracker = Tracker(uri, str(tmp_path / "artifacts"))
-    parent = tracker.open_sweep("other", "s-other", "name: other\n", [])
+    parent = tracker.open_sweep("other", "s-other", "name: other\n", [], plan["measures"])
     for trial, status in zip(before, ("FINISHED", "FAILED"), strict=False):
         run = tracker.open_trial(parent, trial["fingerprint"], trial["name"], {}, {})
         tracker.finish(run, status)  # type: ignore[arg-type]

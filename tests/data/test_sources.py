@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from dft_sweeps.data.sources import Demonstration, load_demonstrations, numbered_rows, read_rows
+from dft_sweeps.data.sources import Demonstration, load_demonstrations, numbered_rows
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import ArithmeticSource, FileSource, HubSource
 
@@ -34,7 +34,7 @@ def test_all_formats_give_the_same_demonstrations_and_digest(name: str, tmp_path
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / name)
     else:
         write(tmp_path / name, jsonl(ROWS))
-    assert read_rows(tmp_path / name) == ROWS
+    assert numbered_rows(tmp_path / name) == list(enumerate(ROWS, start=1))
     found = load_demonstrations(source(name), tmp_path)
     assert found.rows == tuple(Demonstration(row["prompt"], row["completion"]) for row in ROWS)
     assert found.digest == load_demonstrations(source(str(write(tmp_path / "b.jsonl", jsonl(ROWS)))), Path("/")).digest
@@ -55,10 +55,11 @@ def test_the_digest_is_of_what_is_trained_on_in_its_order(tmp_path: Path) -> Non
 
 
 def test_a_last_line_without_newline_and_other_line_ends(tmp_path: Path) -> None:
-    assert read_rows(write(tmp_path / "a.jsonl", jsonl(ROWS).rstrip("\n"))) == ROWS
-    assert read_rows(write(tmp_path / "b.jsonl", jsonl(ROWS).replace("\n", "\r\n"))) == ROWS
+    numbered = list(enumerate(ROWS, start=1))
+    assert numbered_rows(write(tmp_path / "a.jsonl", jsonl(ROWS).rstrip("\n"))) == numbered
+    assert numbered_rows(write(tmp_path / "b.jsonl", jsonl(ROWS).replace("\n", "\r\n"))) == numbered
     separator = [{"prompt": "a line\u2028separator and a \x85", "completion": "is text\n, not an end of line"}]
-    assert read_rows(write(tmp_path / "c.jsonl", jsonl(separator))) == separator
+    assert numbered_rows(write(tmp_path / "c.jsonl", jsonl(separator))) == [(1, separator[0])]
 
 
 def test_blank_lines_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -131,6 +132,28 @@ def test_the_arithmetic_source_is_seeded() -> None:
 
     assert make(0) == make(0) and len(make(0).rows) == 50
     assert make(0).digest != make(1).digest
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_dataset_is_read_by_its_id(ending: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """To `datasets`, a directory with a file of a split's name is a dataset like those of the hub."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    dataset = tmp_path / "someone" / "sums"
+    dataset.mkdir(parents=True)
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), dataset / "train.parquet")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS[:2]), dataset / "test.parquet")
+    else:
+        write(dataset / "train.jsonl", jsonl(ROWS))
+        write(dataset / "test.jsonl", jsonl(ROWS[:2]))
+    hub = HubSource(kind="hub", id=str(dataset))
+    found = load_demonstrations(hub, Path("/nowhere"))
+    assert found.rows == tuple(Demonstration(row["prompt"], row["completion"]) for row in ROWS)
+    write(tmp_path / "rows.jsonl", jsonl(ROWS))
+    assert found.digest == load_demonstrations(source("rows.jsonl"), tmp_path).digest
+    assert len(load_demonstrations(hub.model_copy(update={"split": "test"}), tmp_path).rows) == 2
+    with pytest.raises(SpecError, match=r"sums: row 1: no field 'answer'; it has 'prompt', 'completion', 'level'"):
+        load_demonstrations(hub.model_copy(update={"completion": "answer"}), tmp_path)
 
 
 def test_a_dataset_that_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

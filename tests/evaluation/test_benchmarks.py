@@ -101,8 +101,10 @@ def test_limit_is_stated_only_where_it_leaves_something_out(
 
 
 def test_unknown_name_is_refused_with_the_nearest_and_all(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"'gsm8'.*did you mean 'gsm8k'.*amc23, arithmetic_1"):
+    with pytest.raises(SpecError, match=r"^unknown benchmark 'gsm8'; did you mean 'gsm8k'\?$"):
         load("gsm8")
+    with pytest.raises(SpecError, match=r"unknown benchmark 'zzz'; valid are amc23, arithmetic_1, .*, gsm8k$"):
+        load("zzz")
     with pytest.raises(SpecError, match=r"unknown benchmark '\.\./gsm8k'"):
         load("../gsm8k")
 
@@ -125,6 +127,15 @@ def test_bad_row_is_named_with_its_file_and_number(tmp_path: Path, row: dict, pr
         load("gsm8k", path)
     assert f"{path}: row 3" in str(caught.value)
     assert problem in str(caught.value)
+
+
+def test_blank_lines_count_in_messages_but_not_in_ids(tmp_path: Path) -> None:
+    lines = [json.dumps(row) for row in ROWS]
+    (tmp_path / "blanks.jsonl").write_text(f"\n{lines[0]}\n\n{lines[1]}\n")
+    assert load("gsm8k", tmp_path / "blanks.jsonl") == load("gsm8k", write_lines(tmp_path / "rows.jsonl", ROWS))
+    (tmp_path / "bad.jsonl").write_text(f"\n{lines[0]}\n\n{{}}\n")
+    with pytest.raises(SpecError, match=r"bad\.jsonl: row 4: no text or number in field 'question'"):
+        load("gsm8k", tmp_path / "bad.jsonl")
 
 
 def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Notes:
     def finish(self, training_id: str, status: str) -> None:
         self.ends[training_id] = status
 
-    def submit(self, training_id: str, checkpoint: Checkpoint, evaluation: object) -> None:
+    def submit(self, training_id: str, checkpoint: Checkpoint) -> None:
         self.submitted.append(checkpoint.step)
 
 
@@ -122,3 +122,9 @@ def test_training_that_ends_without_its_checkpoints_is_a_failure(coordinator: Co
     end(coordinator, trial)
     assert notes.ends == {trial: "FAILED"}
     assert coordinator._states[trial].error == "its training ended without checkpoints of the steps [3, 6]"
+
+
+def test_checkpoints_of_another_schedule_are_kept_but_not_evaluated(coordinator: Coordinator, notes: Notes) -> None:
+    trial = next(iter(coordinator._states))
+    coordinator._handle(written(trial, 2), notes)
+    assert notes.submitted == []

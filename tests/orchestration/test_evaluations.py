@@ -15,7 +15,7 @@ import pytest
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
-from dft_sweeps.orchestration.evaluations import ATTEMPTS, Evaluated, Evaluations
+from dft_sweeps.orchestration.evaluations import ATTEMPTS, AttemptFailed, Evaluated, Evaluations
 from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.prepare import PreparedSweep, prepare
 from dft_sweeps.spec.load import load_sweep
@@ -48,6 +48,9 @@ class ScriptedPool:
             raise RuntimeError("the engine's process died")
         self.weights_digest = weights_digest
 
+    def release(self) -> None:
+        pass
+
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         return [[Completion((7,), (-0.5,), "length")] * request.n for request in requests]
 
@@ -62,9 +65,9 @@ def checkpoint(step: int, digest: str | None = None) -> Checkpoint:
 
 
 @contextmanager
-def evaluations(prepared: PreparedSweep, storage: Path, pool: ScriptedPool, said: list[str]) -> Iterator[Evaluations]:
+def evaluations(prepared: PreparedSweep, storage: Path, pool: ScriptedPool) -> Iterator[Evaluations]:
     with GraderPool() as graders:
-        side = Evaluations(prepared, EvaluationStore(storage), pool, graders, said.append)
+        side = Evaluations(prepared, EvaluationStore(storage), pool, graders)
         yield side
         side.close()
 
@@ -75,10 +78,9 @@ def take(side: Evaluations, count: int) -> list[Evaluated]:
 
 def test_the_earliest_missing_point_comes_first(prepared: PreparedSweep, tmp_path: Path) -> None:
     pool = ScriptedPool()
-    evaluation = prepared.trials[0].trial.spec.evaluation
-    with evaluations(prepared, tmp_path, pool, []) as side:
+    with evaluations(prepared, tmp_path, pool) as side:
         for step in (6, 3, 0):
-            side.submit("t-1", checkpoint(step), evaluation)
+            side.submit("t-1", checkpoint(step))
             pool.asked.wait(10)
         pool.gate.set()
         landed = take(side, 3)
@@ -86,18 +88,16 @@ def test_the_earliest_missing_point_comes_first(prepared: PreparedSweep, tmp_pat
     assert [result.step for result in landed] == [6, 0, 3]
     assert set(landed[0].results) == {"sampled", "greedy"}
     assert [len(result.questions) for result in landed[0].results["sampled"]] == [12, 8]
-    assert side.outstanding == 0
 
 
 def test_equal_weights_are_evaluated_once_for_all_who_ask(prepared: PreparedSweep, tmp_path: Path) -> None:
     pool = ScriptedPool()
-    first, second = (trial.trial.spec.evaluation for trial in prepared.trials)
-    with evaluations(prepared, tmp_path, pool, []) as side:
-        side.submit("t-1", checkpoint(0, "base"), first)
-        side.submit("t-2", checkpoint(0, "base"), second)
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(0, "base"))
+        side.submit("t-2", checkpoint(0, "base"))
         pool.gate.set()
         landed = take(side, 2)
-        side.submit("t-3", checkpoint(0, "base"), first)
+        side.submit("t-3", checkpoint(0, "base"))
         [stored] = take(side, 1)
     assert {result.training_id for result in landed} == {"t-1", "t-2"}
     assert landed[0].results == landed[1].results == stored.results
@@ -105,23 +105,22 @@ def test_equal_weights_are_evaluated_once_for_all_who_ask(prepared: PreparedSwee
 
 
 def test_a_failing_engine_is_tried_again_and_each_failure_is_said(prepared: PreparedSweep, tmp_path: Path) -> None:
-    pool, said = ScriptedPool(failures=ATTEMPTS - 1), []
+    pool = ScriptedPool(failures=ATTEMPTS - 1)
     pool.gate.set()
-    with evaluations(prepared, tmp_path, pool, said) as side:
-        side.submit("t-1", checkpoint(3), prepared.trials[0].trial.spec.evaluation)
-        [landed] = take(side, 1)
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3))
+        *said, landed = take(side, ATTEMPTS)
     assert landed.error is None
-    assert len(said) == ATTEMPTS - 1
-    assert "the engine's process died" in said[0]
+    assert [type(event) for event in said] == [AttemptFailed] * (ATTEMPTS - 1)
+    assert "the engine's process died" in said[0].message
 
 
 def test_an_evaluation_that_cannot_succeed_ends_as_an_error(prepared: PreparedSweep, tmp_path: Path) -> None:
     pool = ScriptedPool(failures=100)
     pool.gate.set()
-    with evaluations(prepared, tmp_path, pool, []) as side:
-        side.submit("t-1", checkpoint(3), prepared.trials[0].trial.spec.evaluation)
-        [landed] = take(side, 1)
-        assert side.outstanding == 0
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3))
+        *_, landed = take(side, ATTEMPTS)
     assert landed.results == {}
     assert f"{ATTEMPTS} times" in landed.error
     assert len(pool.swaps) == ATTEMPTS

@@ -116,19 +116,17 @@ def test_a_mistake_in_the_value_of_an_axis_or_a_variant_is_reported_there(direct
 
 
 def test_trials_that_train_the_same_policy(directory: Path) -> None:
-    message = refusal(directory, "axes:\n", "axes:\n  evaluation.every: [2, 3]\n")
-    assert message.startswith(
-        "files.yaml:19: axes: the trials 'every=2 objective=sft' and 'every=3 objective=sft' train the same policy"
-    )
     shutil.copy(directory / "rows.jsonl", directory / "copy.jsonl")
     axis = "axes:\n  data.source.path: [rows.jsonl, copy.jsonl]\n"
     assert "train the same policy on the same data (t-" in refusal(directory, "axes:\n", axis)
 
 
 def test_an_unknown_benchmark_is_answered_with_the_nearest_and_all(directory: Path) -> None:
+    assert refusal(directory, "name: gsm8k", "name: gsm8") == (
+        f"{BENCHMARK}unknown benchmark 'gsm8'; did you mean 'gsm8k'?"
+    )
     valid = ", ".join(benchmark_names())
-    message = refusal(directory, "name: gsm8k", "name: gsm8")
-    assert message == f"{BENCHMARK}unknown benchmark 'gsm8'; did you mean 'gsm8k'? valid are {valid}"
+    assert refusal(directory, "name: gsm8k", "name: zzz") == f"{BENCHMARK}unknown benchmark 'zzz'; valid are {valid}"
 
 
 def test_benchmark_files_that_are_missing_or_bad(directory: Path) -> None:
@@ -140,15 +138,6 @@ def test_benchmark_files_that_are_missing_or_bad(directory: Path) -> None:
     assert "row 1: field 'answer' has no '####' before an answer" in refusal(directory)
     write_rows(directory / "questions.jsonl", [])
     assert refusal(directory) == f"{BENCHMARK}{directory}/questions.jsonl: no questions"
-
-
-def test_a_benchmark_that_differs_between_trials(directory: Path) -> None:
-    ours, other = "{name: gsm8k, path: questions.jsonl}", "{name: gsm8k, path: questions.jsonl, limit: 2}"
-    axis = f"axes:\n  evaluation.benchmarks: [[{ours}], [{other}]]\n"
-    assert refusal(directory, "axes:\n", axis) == (
-        "files.yaml:20: axes.evaluation.benchmarks[1][0]: 'gsm8k' differs between trials, "
-        "so their accuracies would not compare"
-    )
 
 
 def test_answers_that_leave_no_room(directory: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from dft_sweeps.spec.expand import trial_name
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.params import flatten
 from dft_sweeps.tracking.writer import MetricRow, Tracker
@@ -31,10 +32,11 @@ def trials() -> list[dict[str, Any]]:
     return [
         {
             "training_id": f"t-{variant}-{kind}-{rate}",
-            "name": f"{variant} objective={kind} learning_rate={rate:g}",
-            "axes": {"variant": variant, "train.objective.kind": kind, "train.learning_rate": rate},
+            "name": trial_name(axes),
+            "axes": axes,
         }
         for variant, kind, rate in grid
+        for axes in [{"variant": variant, "train.objective.kind": kind, "train.learning_rate": rate}]
     ]
 
 
@@ -45,8 +47,11 @@ def write_sweep(
     steps: int = 60,
     every: int = 10,
 ) -> str:
-    """Every trial but the last is finished. Returns the parent's run id."""
-    parent = tracker.open_sweep(name, sweep_id, yaml.safe_dump(SPEC, sort_keys=False), trials())
+    """Every trial but the last is finished. Returns the parent's run id.
+
+    Ungradable are 2 completions of the base model, and 5 of each of the two trials at 1e-3 at the first step after it.
+    """
+    parent = tracker.open_sweep(name, sweep_id, yaml.safe_dump(SPEC, sort_keys=False), trials(), "m")
     for trial in trials():
         axes = trial["axes"]
         variant, kind, rate = axes["variant"], axes["train.objective.kind"], axes["train.learning_rate"]
@@ -54,6 +59,8 @@ def write_sweep(
             "train": {"objective": {"kind": kind}, "learning_rate": rate},
             "data": {"source": {"kind": "arithmetic", "wrong_steps": 0.05 if variant == "wrong-steps" else 0.0}},
         }
+        if trial != trials()[-1]:
+            fields["resolved"] = {"steps": steps}  # absent from trials that an earlier version recorded
         run = tracker.open_trial(parent, trial["training_id"], trial["name"], flatten(fields), {})
         tracker.log(run, [*_training(kind, rate, steps), *_evaluation(variant, kind, rate, steps, every)])
         if trial != trials()[-1]:
@@ -88,6 +95,10 @@ def _evaluation(variant: str, kind: str, rate: float, steps: int, every: int) ->
                 grown = 0.0 if step == 0 else 1 - math.exp(-step / 14)
                 value = base[name] + (final - base[name]) * grown + (noise.gauss(0, 0.006) if step else 0.0)
                 found[name] = min(value, 1.0)
+            ungradable = 2 if step == 0 else 5 if step == every and rate == 1e-3 else 0
+            if prefix == "eval":
+                key = names.eval_metric(prefix, "arithmetic_2", "ungradable")
+                rows.append(MetricRow(key, step, ungradable, 1_000 * step + 7))
             found[names.AVERAGE] = sum(found.values()) / 2
             for name, value in found.items():
                 half = 1.96 * math.sqrt(value * (1 - value) / (400 if name != names.AVERAGE else 800)) + 0.002

@@ -24,7 +24,7 @@ def cluster() -> Iterator[None]:
     """A local Ray cluster; the dashboard stays on, as everywhere."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -110,7 +110,7 @@ def test_damaged_directory_leaves_the_old_weights_at_work(engine: Any, tied: lis
     _reload(engine, tied[0])
     other = make_checkpoint(tmp_path, seed=1, tied=True)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-1])
-    with pytest.raises(ValueError, match="truncated or damaged"):
+    with pytest.raises(ValueError, match="truncated; "):
         _reload(engine, other)
     prompts = random_prompts(count=2, length=20, seed=6)
     completions = ray.get(engine.generate.remote(sampled(prompts)))

@@ -171,7 +171,7 @@ def test_no_engine_outlives_its_pool_or_its_cluster(checkpoints: list[Checkpoint
         import ray
         from services.engine_settings import EngineSettings
         from services.pool import PoolSettings, start_pool
-        ray.init(num_cpus=2, include_dashboard=True, log_to_driver=False)
+        ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
         for _ in range(2):
             pool = start_pool(PoolSettings({ENGINE!r}), {checkpoints[0].directory!r})
             with pool.lease() as engine:

@@ -146,8 +146,12 @@ AXES = {
     "axis without its parents": Bad("  train.learning_rate", "  learning_rate", 27, "axes.learning_rate", "did you mean 'train.learning_rate'?"),
     "axis from the top": Bad("  train.learning_rate", "  trial.train.learning_rate", 27, "axes.trial.train.learning_rate", "did you mean 'train.learning_rate'?"),
     "axis below a number": Bad("  train.learning_rate", "  train.learning_rate.peak", 27, "axes.train.learning_rate.peak", "`train.learning_rate` is a plain value, so it has no field 'peak'"),
-    "axis below a list": Bad("  train.learning_rate", "  evaluation.benchmarks.limit", 27, "axes.evaluation.benchmarks.limit", "is a list, which can only be set as a whole"),
+    "axis below a list": Bad("  train.learning_rate", "  data.source.levels.first", 27, "axes.data.source.levels.first", "is a list, which can only be set as a whole"),
     "axis of the pool": Bad("  train.learning_rate", "  pool.replicas", 27, "axes.pool.replicas", "valid are data, evaluation, model, train"),
+    "axis of what is measured": Bad(f"  train.learning_rate: {RATES}", "  evaluation.every: [10, 20]", 27, "axes.evaluation.every", "the trials of a sweep are compared on the same measurements"),
+    "axis of a benchmark's limit": Bad("  train.learning_rate", "  evaluation.benchmarks.limit", 27, "axes.evaluation.benchmarks.limit", "only `trial.evaluation` says what is measured"),
+    "axis of whole evaluations": Bad(f"  train.learning_rate: {RATES}", "  evaluation: [{}]", 27, "axes.evaluation", "compared on the same measurements"),
+    "what is measured in a variant": Bad(SETTINGS, "{evaluation.benchmarks: [arithmetic_3]}", 32, "variants[1].set.evaluation.benchmarks", "compared on the same measurements"),
     "axis with two dots": Bad("  train.learning_rate", "  train..seed", 27, "axes.train..seed", "unknown field ''"),
     "axes as mappings": Bad(f"  train.learning_rate: {RATES}", f"  train: {{learning_rate: {RATES}}}", 27, "axes.train", "should be a list"),
     "empty axis": Bad(RATES, "[]", 27, "axes.train.learning_rate", "an axis needs at least one value"),
@@ -173,8 +177,8 @@ AXES = {
     "field of another kind in a variant": Bad(SETTINGS, "{data.source.path: x}", 32, "variants[1].set.data.source.path", "unknown field 'path'"),
     "object in a variant": Bad(SETTINGS, "{data.source: {samples: 3}}", 32, "variants[1].set.data.source", "needs a `kind`"),
     "variant within an axis": Bad(SETTINGS, "{train.objective: {kind: sft}}", 26, "axes.train.objective.kind", "`train.objective` is set too"),
-    "variant that changes nothing": Bad(SETTINGS, "{}", 31, "variants[1]", "two trials are the same: 'noisy objective=sft learning_rate=0.0003' and 'clean"),
-    "epochs in a variant": Bad(SETTINGS, "{train.epochs: 2}", 9, "trial.train", "both are set (in the trial 'clean objective=sft learning_rate=0.0003')"),
+    "variant that changes nothing": Bad(SETTINGS, "{}", 31, "variants[1]", "two trials are the same: 'noisy objective=sft learning_rate=3e-4' and 'clean"),
+    "epochs in a variant": Bad(SETTINGS, "{train.epochs: 2}", 9, "trial.train", "both are set (in the trial 'clean objective=sft learning_rate=3e-4')"),
 }
 
 BAD_SPECS = YAML | TYPES | VALUES | FIELDS | AXES
@@ -204,6 +208,7 @@ BAD_OVERRIDES = {
     "axes.train.learning_rate=1e-4": "axes.train.learning_rate: should be a list, found 0.0001",
     "axes.train.learning_rate=[]": "axes.train.learning_rate: an axis needs at least one value",
     "axes.train.learning_rate=[2]": "axes.train.learning_rate[0]: should be at most 1.0, found 2",
+    "axes.evaluation.every=[10, 20]": "axes.evaluation.every: the trials of a sweep are compared on the same measurements",
     "axes.train.learnig_rate=[1e-4]": "axes.train.learnig_rate: unknown field 'learnig_rate'; did you mean 'learning_rate'?",
     "variants.noisy.set={}": "`variants` is a list, which can only be set as a whole",
     "pool.max_model_len=ten": "pool.max_model_len: should be a whole number, found the text 'ten'",

@@ -36,10 +36,10 @@ axes:
   train.learning_rate: [3e-4, 1e-3]
 """
 GOLDEN = {
-    "objective=sft learning_rate=0.0003": "t-e3da4d16435dea61",
-    "objective=sft learning_rate=0.001": "t-acb56ec76ea2f12a",
-    "objective=dft learning_rate=0.0003": "t-816bc36400dccbcd",
-    "objective=dft learning_rate=0.001": "t-a4a90873c26e8cda",
+    "objective=sft learning_rate=3e-4": "t-e3da4d16435dea61",
+    "objective=sft learning_rate=1e-3": "t-acb56ec76ea2f12a",
+    "objective=dft learning_rate=3e-4": "t-816bc36400dccbcd",
+    "objective=dft learning_rate=1e-3": "t-a4a90873c26e8cda",
 }
 
 DEFAULTS = """\

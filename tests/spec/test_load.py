@@ -11,7 +11,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dft_sweeps.spec.load import load_sweep, short_name, trial_name
+from dft_sweeps.spec.expand import short_name, shown, trial_name
+from dft_sweeps.spec.load import load_sweep
 from dft_sweeps.spec.models import DftObjective, SftObjective
 from dft_sweeps.spec.yaml_lines import dump
 from tests.spec.example import SPEC, edited, section, write
@@ -32,7 +33,7 @@ def test_trials_come_in_the_order_of_the_spec(tmp_path: Path) -> None:
         f"{variant} objective={objective} learning_rate={rate}"
         for variant in ("noisy", "clean")
         for objective in ("sft", "dft")
-        for rate in ("0.0003", "0.001")
+        for rate in ("3e-4", "1e-3")
     ]
     assert trials[3].axes == {"variant": "noisy", "train.objective.kind": "dft", "train.learning_rate": 1e-3}
     assert isinstance(trials[3].spec.train.objective, DftObjective)
@@ -43,8 +44,8 @@ def test_trials_come_in_the_order_of_the_spec(tmp_path: Path) -> None:
 def test_a_variant_that_sets_an_axis_has_one_trial_for_it(tmp_path: Path) -> None:
     text = edited("{data.source.wrong_steps: 0.0}", "{data.source.wrong_steps: 0.0, train.objective.kind: dft}")
     trials = load_sweep(write(tmp_path, text)).trials
-    assert [trial.name for trial in trials[4:]] == ["clean objective=dft learning_rate=0.0003",
-                                                    "clean objective=dft learning_rate=0.001"]  # fmt: skip
+    assert [trial.name for trial in trials[4:]] == ["clean objective=dft learning_rate=3e-4",
+                                                    "clean objective=dft learning_rate=1e-3"]  # fmt: skip
     assert list(trials[4].axes) == ["variant", "train.objective.kind", "train.learning_rate"]
 
 
@@ -52,7 +53,7 @@ def test_an_axis_of_whole_objects(tmp_path: Path) -> None:
     text = edited("train.objective.kind: [sft, dft]", "train.objective: [{kind: sft}, {kind: dft}]")
     trials = load_sweep(write(tmp_path, text)).trials
     assert [type(trial.spec.train.objective) for trial in trials[::2]] == [SftObjective, DftObjective] * 2
-    assert trials[0].name == "noisy objective={kind:sft} learning_rate=0.0003"
+    assert trials[0].name == "noisy objective=sft learning_rate=3e-4"
 
 
 def test_without_axes_and_variants_there_is_one_trial(tmp_path: Path) -> None:
@@ -71,7 +72,17 @@ def test_names_stay_clear_when_fields_share_one() -> None:
     assert short_name("train.objective.kind") == "objective"
     axes = {"train.seed": 1, "data.seed": 2, "train.batch_size": 8}
     assert trial_name(axes) == "train.seed=1 data.seed=2 batch_size=8"
-    assert trial_name({"train.learning_rate": 0.00030000001}) == "learning_rate=0.00030000001"
+    assert trial_name({"train.learning_rate": 0.00030000001}) == "learning_rate=3.0000001e-4"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3e-4, "3e-4"), (0.001, "1e-3"), (2.5e-5, "2.5e-5"), (-3e-4, "-3e-4"), (0.00030000001, "3.0000001e-4"),
+     (0.05, "0.05"), (1.0, "1"), (0.1234567891, "0.1234567891"), (64, "64"), (0.0, "0"),
+     ({"kind": "dft"}, "dft"), ({"kind": "iw", "clip": 0.2}, "iw clip=0.2"), (None, "None")],
+)  # fmt: skip
+def test_values_as_people_write_them(value: object, text: str) -> None:
+    assert shown(value) == text
 
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -125,7 +136,7 @@ def test_overrides(tmp_path: Path) -> None:
     ]
     sweep = load_sweep(write(tmp_path), overrides)
     assert [trial.name for trial in sweep.trials] == [
-        f"objective={objective} learning_rate=1e-05 seed={seed}" for objective in ("sft", "dft") for seed in (1, 2)
+        f"objective={objective} learning_rate=1e-5 seed={seed}" for objective in ("sft", "dft") for seed in (1, 2)
     ]
     spec = sweep.trials[0].spec
     assert (spec.train.steps, spec.data.samples, sweep.spec.pool.replicas) == (20, 100, 2)

@@ -34,7 +34,7 @@ def test_what_a_trial_costs(sweep: Sweep) -> None:
     plan = plan_of(sweep, overlong=7)
     assert len(plan.cells) == 8
     cell = plan.cells[1]
-    assert (cell.training_id, cell.name) == ("t-1", "noisy objective=sft learning_rate=0.001")
+    assert (cell.training_id, cell.name) == ("t-1", "noisy objective=sft learning_rate=1e-3")
     assert cell.axes == {"variant": "noisy", "train.objective.kind": "sft", "train.learning_rate": 1e-3}
     assert (cell.steps, cell.batch_size, cell.overlong) == (60, 32, 7)
     assert cell.tokens == 60 * 32 * 50

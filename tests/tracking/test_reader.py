@@ -21,18 +21,18 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     storage = tmp_path_factory.mktemp("storage")
     uri = f"sqlite:///{storage}/mlflow.db"
     tracker = Tracker(uri, str(storage / "artifacts"))
-    first = tracker.open_sweep("first", "s-11aa", "name: first\n", listed("t-shared", "t-killed"))
+    first = tracker.open_sweep("first", "s-11aa", "name: first\n", listed("t-shared", "t-killed"), "m")
     shared = tracker.open_trial(first, "t-shared", "shared", {"train.seed": "1"}, {})
     tracker.log(shared, [MetricRow("train/nll", step, 1 / (1 + step), step) for step in (2, 0, 1)])
     tracker.finish(shared, "FINISHED")
     tracker.finish(tracker.open_trial(first, "t-killed", "killed", {}, {}), "KILLED")
     tracker.finish(first, "FAILED")
     second = tracker.open_sweep(
-        "second", "s-11bb", "name: second\n", listed("t-new", "t-shared", "t-killed", "t-later")
+        "second", "s-11bb", "name: second\n", listed("t-new", "t-shared", "t-killed", "t-later"), "m"
     )
     tracker.open_trial(second, "t-new", "new", {}, {})
     tracker.open_trial(second, "t-killed", "killed again", {}, {})
-    tracker.finish(tracker.open_sweep("second", "s-22cc", "name: second\n", listed("t-shared")), "FINISHED")
+    tracker.finish(tracker.open_sweep("second", "s-22cc", "name: second\n", listed("t-shared"), "m"), "FINISHED")
     return uri
 
 
@@ -92,13 +92,18 @@ def test_the_first_sweep_keeps_its_own_killed_run(reader: Reader) -> None:
 
 
 def test_curve_is_sorted_by_step(reader: Reader) -> None:
-    run = reader.finished_trials(["t-shared"])["t-shared"]
+    run = reader.finished_trials(["t-shared"], "m")["t-shared"]
     assert reader.curve(run, "train/nll") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert reader.curve(run, "train/entropy") == []
 
 
 def test_only_finished_trials_are_finished(reader: Reader) -> None:
-    assert set(reader.finished_trials(["t-shared", "t-new", "t-killed", "t-unheard-of"])) == {"t-shared"}
+    assert set(reader.finished_trials(["t-shared", "t-new", "t-killed", "t-unheard-of"], "m")) == {"t-shared"}
+
+
+def test_a_trial_measured_otherwise_is_another_matter(reader: Reader) -> None:
+    """Its points bear the same names and mean something else."""
+    assert reader.finished_trials(["t-shared"], "other measures") == {}
 
 
 def test_reading_does_not_create_a_database(tmp_path: Path) -> None:

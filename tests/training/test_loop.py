@@ -150,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_the_trial_before_the_step(poison: float
 
 
 def test_the_denominator_counts_the_targets_of_all_ranks() -> None:
-    targets = sum(sample.targets for sample in SAMPLES)
+    targets = sum(len(sample.ids) - sample.prompt_length for sample in SAMPLES)
     for world_size in (1, 2, 3, 25):
         shares = [split_batch(SAMPLES, CONTEXT, CONTEXT, Ranks(rank, world_size)) for rank in range(world_size)]
         assert {denominator for _, denominator in shares} == {targets}

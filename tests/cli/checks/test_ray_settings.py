@@ -15,9 +15,7 @@ from tests.cli.checks.advised import advised
 @pytest.mark.parametrize(
     ("address", "variables", "found", "advice"),
     [
-        (None, {"RAY_ADDRESS": "head:6379"}, "RAY_ADDRESS is head:6379, but a cluster of this", "unset RAY_ADDRESS"),
         ("other:6379", {"RAY_ADDRESS": "head:6379"}, "but --address is other:6379", "--address head:6379"),
-        (None, {"RAY_API_SERVER_ADDRESS": "http://head:8265"}, "another cluster's", "unset RAY_API_SERVER_ADDRESS"),
         (None, {"RAY_AUTH_MODE": "tokens"}, "'tokens', which Ray takes for no", "export RAY_AUTH_MODE=token"),
         ("head:6379", {"RAY_AUTH_MODE": "token"}, "there is no token", "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN="),
         (None, {"RAY_TRAIN_V2_ENABLED": "0"}, "RAY_TRAIN_V2_ENABLED is 0", "unset RAY_TRAIN_V2_ENABLED"),
