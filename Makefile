@@ -56,6 +56,7 @@ quickstart: $(VENV)/installed  ## Install, then run sweep_specs/quickstart.yaml 
 .PHONY: check
 check: $(VENV)/installed-dev  ## Lint, types and the import contract.
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

@@ -58,9 +58,11 @@ class EngineActor:
 
     async def open_lease(self, lease_id: str) -> None:
         """Gives the engine to `lease_id`. Raises EngineError when the engine is broken."""
-        assert self._lease is None, f"lease {self._lease} is still open"
         if self._broken:
             raise EngineError(self._broken)
+        if self._lease is not None:  # its request was cancelled before it was held; the pool opens one at a time
+            self._lease.cancelled.set()
+            self._lease.ended.set()
         self._lease = _Lease(lease_id)
 
     async def hold_lease(self, lease_id: str, timeout_s: float) -> str | None:
@@ -76,7 +78,8 @@ class EngineActor:
             except TimeoutError:
                 continue
         lease.cancelled.set()
-        self._lease = None
+        if self._lease is lease:
+            self._lease = None
         async with self._turn:
             return self._broken
 

@@ -29,6 +29,7 @@ def command(storage: Path, tracking_uri: str | None, as_json: bool) -> None:
     from rich.table import Table
 
     from dft_sweeps.tracking.reader import Reader
+    from dft_sweeps.tracking.store import masked
 
     try:
         sweeps = Reader(resolve_tracking_uri(storage, tracking_uri)).sweeps()
@@ -37,7 +38,7 @@ def command(storage: Path, tracking_uri: str | None, as_json: bool) -> None:
     if as_json:
         return print_json(sweeps)
     if not sweeps:
-        return click.echo(f"no sweeps yet in {tracking_uri or storage}")
+        return click.echo(f"no sweeps yet in {masked(tracking_uri) if tracking_uri else storage}")
     table = Table("sweep", "name", "status", "started", "trials finished")
     for sweep in sweeps:
         started = f"{sweep.started.astimezone():%Y-%m-%d %H:%M}"

@@ -51,11 +51,13 @@ def writable_storage(storage: Path) -> Path:
     """The storage directory, made if need be, as an absolute path.
 
     Raises:
-        SpecError: it cannot be made or written to.
+        SpecError: it cannot be made or written to, or cannot stand in MLflow's database address.
     """
     from dft_sweeps.spec.errors import SpecError
 
     storage = storage.expanduser().resolve()
+    if odd := sorted(set("#%?") & set(str(storage))):
+        raise SpecError(f"{storage} has a {odd[0]!r}, which MLflow's database addresses cannot hold", "--storage")
     try:
         storage.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Say = Callable[[str, str], None]
 
 
-@click.command(short_help="Run a sweep: train, evaluate, record, report.")
+@click.command()
 @spec_argument
 @set_option
 @storage_option
@@ -77,7 +77,9 @@ def command(
 
 
 def _ui_command(storage: Path, tracking_uri: str | None) -> str:
-    option = f"--tracking-uri {tracking_uri}" if tracking_uri else f"--storage {os.path.relpath(storage)}"
+    from dft_sweeps.tracking.store import masked
+
+    option = f"--tracking-uri {masked(tracking_uri)}" if tracking_uri else f"--storage {os.path.relpath(storage)}"
     return f"{min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)} ui {option}"
 
 
@@ -85,9 +87,10 @@ def _run(prepared: PreparedSweep, storage: Path, uri: str, address: str | None, 
     from dft_sweeps.orchestration.coordinator import Coordinator, Outcome
     from dft_sweeps.orchestration.trial_runs import TrialRuns
     from dft_sweeps.tracking.reader import Reader
+    from dft_sweeps.tracking.store import masked
     from dft_sweeps.tracking.writer import Tracker
 
-    say("prepare", f"opening MLflow at {uri}")
+    say("prepare", f"opening MLflow at {masked(uri)}")
     runs = TrialRuns(Tracker(uri, artifact_root(storage, uri)), Reader(uri), prepared, provenance(prepared))
     coordinator = Coordinator(prepared, runs, storage, say)
     if coordinator.done:

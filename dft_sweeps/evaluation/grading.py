@@ -8,7 +8,6 @@ wrong in accuracies, and is counted by itself and reported. State: a cache of ve
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import multiprocessing
 import re
 import threading
@@ -62,7 +61,6 @@ class GraderPool:
         self._memory_mib = memory_mib
         self._children: ProcessPool | None = None
         self._starting = threading.Lock()
-        self._verdicts: dict[bytes, Verdict] = {}
 
     def __enter__(self) -> GraderPool:
         return self
@@ -78,17 +76,16 @@ class GraderPool:
             self._children = None
 
     def grade(self, items: Sequence[tuple[str, str]], grader: str) -> list[Verdict]:
-        """Verdicts of (answer, completion) pairs, in their order. Equal pairs are graded once per pool.
+        """Verdicts of (answer, completion) pairs, in their order. Equal pairs are graded once.
 
         Raises:
             SpecError: no grader of that name.
         """
         grader_version(grader)
-        keys = [_key(grader, gold, completion) for gold, completion in items]
-        new = {key: item for key, item in zip(keys, items, strict=True) if key not in self._verdicts}
+        distinct = list(dict.fromkeys(items))
         judge = _exact if grader == "exact" else self._math_verify
-        self._verdicts.update(zip(new, judge(list(new.values())), strict=True))
-        return [self._verdicts[key] for key in keys]
+        verdicts = dict(zip(distinct, judge(distinct), strict=True))
+        return [verdicts[item] for item in items]
 
     def _math_verify(self, items: Sequence[tuple[str, str]]) -> list[Verdict]:
         if not items:
@@ -160,8 +157,3 @@ def _exact_verdict(gold: str, completion: str) -> Verdict:
         return Verdict(False, None, "no answer found")
     answer = boxed.strip()
     return Verdict(True, answer, "equal") if answer == gold else Verdict(False, answer, "not equal")
-
-
-def _key(grader: str, gold: str, completion: str) -> bytes:
-    parts = "\0".join((grader, str(len(gold)), gold, completion))
-    return hashlib.blake2b(parts.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -66,7 +66,7 @@ def _open(tracking_uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri)
         client.search_experiments(max_results=1)
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise TrackingUnavailable(f"no MLflow tracking at {tracking_uri}: {error}") from error
+        raise TrackingUnavailable(f"no MLflow tracking at {masked(tracking_uri)}: {error}") from error
     return client
 
 
@@ -86,6 +86,12 @@ def outage_as_error(method: Callable[P, T]) -> Callable[P, T]:
             raise
 
     return call
+
+
+def masked(tracking_uri: str) -> str:
+    """The URI as it may be printed: without its password."""
+    password = urlsplit(tracking_uri).password
+    return tracking_uri.replace(f":{password}@", ":***@") if password else tracking_uri
 
 
 def sqlite_file(tracking_uri: str) -> Path | None:

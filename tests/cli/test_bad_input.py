@@ -124,6 +124,12 @@ def test_a_storage_directory_that_cannot_be_made(call: Call, tmp_path: Path) -> 
     assert err.startswith("error: --storage: the storage directory cannot be made: ")
 
 
+def test_a_storage_directory_that_no_database_address_can_hold(call: Call, tmp_path: Path) -> None:
+    code, _, err = call("run", write(tmp_path), "--storage", tmp_path / "sweeps #1")
+    assert code == 2
+    assert err.startswith(f"error: --storage: {tmp_path}/sweeps #1 has a '#'")
+
+
 def test_a_tracking_server_that_does_not_answer_is_no_mistake_of_the_user(call: Call, tmp_path: Path) -> None:
     code, out, err = call("plan", write(tmp_path), "--tracking-uri", "postgresql://127.0.0.1:9/mlflow")
     assert (code, out) == (3, "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dft_sweeps.cli.checks.finding import Context, Finding, failed, in_short, ok
 from dft_sweeps.cli.checks.storage import nearest_existing
-from dft_sweeps.tracking.store import TrackingUnavailable, connect, sqlite_file
+from dft_sweeps.tracking.store import TrackingUnavailable, connect, masked, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -25,7 +25,7 @@ def tracking(context: Context) -> Finding:
     uri = context.tracking_uri
     file = sqlite_file(uri)
     if file is None or file.exists():
-        return _try(uri, uri, f"{uri} answers and keeps what is written")
+        return _try(uri, uri, f"{masked(uri)} answers and keeps what is written")
     place = nearest_existing(file.parent)
     found = f"no database yet at {file}; one made beside it for trial kept what was written, and was deleted"
     try:
@@ -81,7 +81,7 @@ def _delete_experiment(client: MlflowClient, experiment_id: str) -> None:
 
 def _advice(uri: str, message: str) -> str:
     if "database schema" in message:
-        return f"mlflow db upgrade {uri}   # made by another MLflow; copy the database first"
+        return f"mlflow db upgrade {masked(uri)}   # made by another MLflow; copy the database first"
     if uri.startswith(("http:", "https:")):
         return f"curl {uri.rstrip('/')}/health   # does it answer? without --tracking-uri, a local database is used"
     file = sqlite_file(uri)
