@@ -220,15 +220,15 @@ class Coordinator:
 
     def _raise_alarm(self) -> None:
         """Says so when all work has been silent for long: waiting for resources looks like that."""
-        training = [state.prepared.trial.name for state in self._states.values() if not state.trained]
+        untrained = sum(not state.trained for state in self._states.values())
         evaluating = sum(len(state.outstanding) for state in self._states.values())
         silence = time.monotonic() - self._heard_at
-        if (training or evaluating) and silence > ALARM_S:
+        if (untrained or evaluating) and silence > ALARM_S:
             self._heard_at = time.monotonic()
             free = {kind: amount for kind, amount in ray.available_resources().items() if kind in {"CPU", "GPU"}}
             self._say(
                 "sweep",
-                f"WARNING: nothing was heard for {silence:.0f} s of {len(training)} trials to train and {evaluating} "
+                f"WARNING: nothing was heard for {silence:.0f} s of {untrained} trials to train and {evaluating} "
                 f"evaluations; free now: {free}. `ray status` shows what waits for resources",
             )
 

@@ -186,7 +186,8 @@ class Reader:
 
 
 def _is_sweep(run: Run) -> bool:
-    return names.SWEEP_ID_TAG in run.data.tags and names.PARENT_TAG not in run.data.tags
+    tags = run.data.tags
+    return {names.SWEEP_ID_TAG, names.MEASURES_TAG} <= tags.keys() and names.PARENT_TAG not in tags
 
 
 def _best(runs: Iterable[Run], measures: str, parent: str | None = None) -> dict[str, Run]:
