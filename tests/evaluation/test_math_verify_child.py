@@ -72,8 +72,9 @@ def test_hostile_completions_end_within_the_limit_are_ungradable_and_harm_nothin
         # Each costs at most the limit and the start of a new child, here on a machine with other work too.
         assert elapsed < len(HOSTILE) * (TIMEOUT_S + 2.0)
         before = time.monotonic()
-        assert pool.grade(items[::3] * 100, "math_verify") == verdicts[::3] * 100
-        assert time.monotonic() - before < TIMEOUT_S  # the verdicts are kept
+        again = pool.grade([items[0]] * 1000, "math_verify")
+        assert time.monotonic() - before < TIMEOUT_S + 2.0  # equal completions are graded once
+        assert {verdict.correct for verdict in again} == {None}
 
 
 def test_strange_completions_are_wrong() -> None:
