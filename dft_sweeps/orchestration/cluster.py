@@ -91,7 +91,8 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
         raise ClusterUnavailable(f"{where}: {error}") from error
     if threading.current_thread() is threading.main_thread():
         for number in _INTERRUPTS:  # Ray has set handlers of its own
-            signal.signal(number, _interrupt)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, _interrupt)
     try:
         resources = ray.cluster_resources()
         yield ClusterFacts(resources.get("CPU", 0.0), resources.get("GPU", 0.0))

@@ -19,6 +19,7 @@ from dft_sweeps.cli import list_, report, status, ui
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Tracker
+from tests.end_to_end.running import heed_interrupts
 from tests.report.synthetic_sweep import write_sweep
 
 SWEEP = "s-0123456789abcdef"
@@ -159,7 +160,9 @@ def test_ui_serves_and_leaves_no_process(storage: Path, number: signal.Signals) 
         "--storage",
         str(storage),
     ]
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     family: list[psutil.Process] = []
     try:
         assert process.stdout is not None

@@ -31,6 +31,11 @@ class Finished:
         return "\n".join(self.lines)
 
 
+def heed_interrupts() -> None:
+    """In a child before it starts: a shell's background jobs ignore SIGINT, and so would every child of theirs."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupt(pid: int, mark: str) -> None:
     """Ctrl-C, as a terminal sends it: to the whole process group."""
     os.killpg(pid, signal.SIGINT)
@@ -60,6 +65,7 @@ def run(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     watchdog = threading.Timer(timeout_s, process.kill)
     watchdog.start()
