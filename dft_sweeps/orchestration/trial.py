@@ -12,7 +12,14 @@ from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.spec.models import ExecutionSpec, TrialSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ray.actor import ActorHandle
+    from transformers import PreTrainedTokenizerBase
+
+    from dft_sweeps.data.encode import Sample
+    from dft_sweeps.training.policy import Policy
+    from dft_sweeps.training.sharding import Ranks
 
 SEND_EVERY_S = 1.0
 _WRAPPING = ("controller_failure", "health_check_failure", "cause")
@@ -129,7 +136,14 @@ def run_worker(config: dict[str, Any]) -> None:
         reporter.finish()
 
 
-def _write_checkpoint(job: TrialJob, step: int, policy: Any, samples: Any, tokenizer: Any, ranks: Any) -> Checkpoint:
+def _write_checkpoint(
+    job: TrialJob,
+    step: int,
+    policy: Policy,
+    samples: Sequence[Sample],
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+) -> Checkpoint:
     from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
 
     canary = make_canary(policy, samples)

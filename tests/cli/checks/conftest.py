@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dft_sweeps.cli.checks.finding import Context
+from dft_sweeps.orchestration import cluster
 from dft_sweeps.training.model_files import EMBEDDED
 
 
@@ -20,7 +20,4 @@ def context(tmp_path: Path) -> Iterator[Context]:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return cluster.free_port()
