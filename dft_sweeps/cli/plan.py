@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ def _record(prepared: PreparedSweep, plan: Plan) -> dict[str, object]:
         "concurrent_trials": plan.concurrent_trials,
         "missing": plan.missing,
         "base_completions": plan.base_completions,
+        "prompts": prompts_in_words(prepared),
         "trials": [
             {
                 "fingerprint": cell.training_id,
@@ -68,6 +70,8 @@ def _record(prepared: PreparedSweep, plan: Plan) -> dict[str, object]:
                 "steps": cell.steps,
                 "tokens": cell.tokens,
                 "overlong": cell.overlong,
+                "dropped": cell.dropped,
+                "preset": {"name": cell.preset.name, "values": cell.preset.values, "words": cell.preset.words},
                 "evaluated_steps": cell.evaluated_steps,
                 "completions": cell.completions,
                 "done": cell.done,
@@ -104,15 +108,52 @@ def print_plan(prepared: PreparedSweep, plan: Plan) -> None:
         f"(the base model's {plan.base_completions:,} are shared by all trials).",
         soft_wrap=True,
     )
-    for line in _left_out(todo):
+    for line in [*_recipes(plan.cells), *_overlong(todo), prompts_in_words(prepared)]:
         out.print(line, soft_wrap=True, markup=False)
     out.print(plan.missing or f"This machine runs {plan.concurrent_trials} of them at a time.", soft_wrap=True)
 
 
-def _left_out(cells: Sequence[Cell]) -> list[str]:
-    """What data.max_length leaves out: in one line where it is the same for all trials, which mostly share data."""
-    words = "longer than data.max_length and left out"
-    counts = {cell.overlong for cell in cells}
-    if len(counts) == 1 and 0 not in counts:
-        return [f"{counts.pop():,} samples of each trial's data are {words}."]
-    return [f"{cell.overlong:,} samples of `{cell.name}` are {words}." for cell in cells if cell.overlong]
+def _recipes(cells: Sequence[Cell]) -> list[str]:
+    """What presets set, in one line for all trials in which that is the same."""
+    counts = Counter(cell.preset.words for cell in cells)
+    if len(counts) == 1:
+        return [f"Recipe: {words}." for words in counts]
+    return [f"Recipe of {count} trials: {words}." for words, count in counts.items()]
+
+
+def _overlong(cells: Sequence[Cell]) -> list[str]:
+    """What data.max_length changes: in one line where it is the same for all trials, which mostly share data."""
+    counts = {(cell.overlong, cell.dropped) for cell in cells}
+    if len(counts) == 1 and (0, 0) not in counts:
+        return [overlong_in_words(*counts.pop(), "each trial's data")]
+    return [overlong_in_words(cell.overlong, cell.dropped, f"`{cell.name}`") for cell in cells if cell.overlong]
+
+
+def overlong_in_words(overlong: int, dropped: int, whose: str) -> str:
+    begun = f"{overlong:,} samples of {whose} are longer than data.max_length and"
+    if dropped == overlong:
+        return f"{begun} left out."
+    rest = f"; {dropped:,} of them left out, for their prompts alone fill it" if dropped else ""
+    return f"{begun} cut off there{rest}."
+
+
+def prompts_in_words(prepared: PreparedSweep) -> str:
+    """Whether the policies are evaluated with the prompts they are trained on, in one line for the sweep."""
+    from dft_sweeps.evaluation.benchmarks import prompt_suffix
+
+    facts = [trial.facts for trial in prepared.trials]
+    others = [known for known in facts if known.prompted_otherwise]
+    if not others:
+        return "Training and evaluation prompts agree."
+    some = f" in {len(others)} of {len(facts)} trials" if len(others) < len(facts) else ""
+    ours = sorted({known.instruction for known in others})
+    theirs: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for known in others for name in known.prompted_otherwise):
+        theirs.setdefault(prompt_suffix(name), []).append(name)
+    asked = "; ".join(f"{', '.join(names)} {_appended(suffix)}" for suffix, names in theirs.items())
+    trained = " or ".join(map(_appended, ours))
+    return f"Training and evaluation prompts differ{some}. What follows a question: in training {trained}; in {asked}."
+
+
+def _appended(text: str) -> str:
+    return repr(text) if text else "nothing"

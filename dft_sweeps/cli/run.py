@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +90,7 @@ def _run(prepared: PreparedSweep, storage: Path, uri: str, address: str | None, 
     from dft_sweeps.tracking.writer import Tracker
 
     say("prepare", f"opening MLflow at {masked(uri)}")
-    runs = TrialRuns(Tracker(uri, artifact_root(storage, uri)), Reader(uri), prepared, provenance(prepared))
+    runs = TrialRuns(Tracker(uri, artifact_root(storage, uri)), Reader(uri), prepared)
     coordinator = Coordinator(prepared, runs, storage, say)
     if coordinator.done:
         say("sweep", f"{coordinator.done} of {len(prepared.trials)} trials are finished already")
@@ -171,17 +170,3 @@ def stop_tokens(prepared: PreparedSweep) -> tuple[int, ...]:
         ends = GenerationConfig.from_pretrained(prepared.model.directory).eos_token_id
         tokens |= {ends} if isinstance(ends, int) else set(ends or ())
     return tuple(sorted(tokens))
-
-
-def provenance(prepared: PreparedSweep) -> dict[str, str]:
-    """What can change a trial's bits but not its mathematics, as tags of its MLflow run."""
-    import torch
-    import transformers
-
-    execution = prepared.sweep.spec.execution
-    return {
-        "dft.execution": execution.model_dump_json(),
-        "dft.machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "dft.versions": f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-    }

@@ -66,6 +66,8 @@ def _progress(reader: Reader, trial: TrialRow) -> dict[str, Any]:
         "status": trial.status,
         "step": trained[0] if trained else None,
         "steps": int(steps) if steps else None,
+        "resumed_at": trial.resumed_at,
+        "mixed_provenance": trial.mixed_provenance,
         "evaluated_step": evaluated[0] if evaluated else None,
         "metrics": trial.metrics,
         "accuracy": evaluated[1] if evaluated else None,
@@ -80,7 +82,8 @@ def _last(reader: Reader, trial: TrialRow, key: str) -> tuple[int, float] | None
 def _step(trial: dict[str, Any]) -> str:
     if trial["step"] is None:
         return "-"
-    return f"{trial['step']} of {trial['steps']}" if trial["steps"] else str(trial["step"])
+    shown = f"{trial['step']} of {trial['steps']}" if trial["steps"] else str(trial["step"])
+    return f"{shown} (resumed at {trial['resumed_at']})" if trial["resumed_at"] else shown
 
 
 def _accuracy(trial: dict[str, Any]) -> str:

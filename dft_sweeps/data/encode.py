@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dft_sweeps.data.sources import Demonstration
 from dft_sweeps.spec.errors import SpecError
@@ -28,62 +29,104 @@ class Sample:
 
     ids: tuple[int, ...]
     prompt_length: int
+    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Numbers that go with the targets, by name, [targets] each: a weight, a reference's log-probabilities."""
+
+    @property
+    def first_target(self) -> int:
+        """Where the first token to predict is; nothing comes before the first token of all to predict it from."""
+        return max(self.prompt_length, 1)
+
+    @property
+    def targets(self) -> int:
+        return len(self.ids) - self.first_target
 
 
-@dataclass(frozen=True)
-class EncodedData:
-    samples: tuple[Sample, ...]
-    overlong: int
-    """Samples longer than `max_length` that were left out."""
+class EncodedData(Sequence[Sample]):
+    """Samples over flat arrays: a hundred thousand of them take four bytes a token.
+
+    Args:
+        ids: int32 tokens of all samples, one after the other.
+        lengths: tokens of each sample.
+        prompts: prompt tokens of each sample.
+        overlong: samples longer than `max_length` that were left out or cut.
+    """
+
+    def __init__(
+        self, ids: NDArray[np.int32], lengths: NDArray[np.int64], prompts: NDArray[np.int64], overlong: int = 0
+    ) -> None:
+        self._ids, self._lengths, self._prompts, self.overlong = ids, lengths, prompts, overlong
+        self._ends = np.cumsum(lengths)
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], overlong: int = 0) -> EncodedData:
+        return cls(
+            np.fromiter(itertools.chain.from_iterable(sample.ids for sample in samples), dtype=np.int32),
+            np.array([len(sample.ids) for sample in samples], dtype=np.int64),
+            np.array([sample.prompt_length for sample in samples], dtype=np.int64),
+            overlong,
+        )
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        length, end = int(self._lengths[index]), int(self._ends[index])
+        return Sample(tuple(self._ids[end - length : end].tolist()), int(self._prompts[index]))
 
     @property
     def tokens(self) -> int:
-        return sum(len(sample.ids) for sample in self.samples)
+        return len(self._ids)
 
     def save(self, path: Path) -> None:
         """Writes the samples to one `.npz` file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-        np.savez(
-            partial,
-            ids=np.fromiter(itertools.chain.from_iterable(sample.ids for sample in self.samples), dtype=np.int32),
-            lengths=np.array([len(sample.ids) for sample in self.samples], dtype=np.int64),
-            prompts=np.array([sample.prompt_length for sample in self.samples], dtype=np.int64),
-            overlong=np.array(self.overlong),
-        )
+        np.savez(partial, ids=self._ids, lengths=self._lengths, prompts=self._prompts, overlong=np.array(self.overlong))
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> EncodedData:
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            ends = np.cumsum(arrays["lengths"])
-            pieces = np.split(arrays["ids"], ends[:-1])
-            samples = [Sample(tuple(ids.tolist()), int(p)) for ids, p in zip(pieces, arrays["prompts"], strict=True)]
-            return cls(tuple(samples), int(arrays["overlong"]))
+            return cls(arrays["ids"], arrays["lengths"], arrays["prompts"], int(arrays["overlong"]))
 
 
 def encode(rows: Sequence[Demonstration], data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> EncodedData:
     """Tokenizes the rows a trial trains on, in the order of the source.
 
     Raises:
-        SpecError: fewer rows than `data.samples`, samples longer than `max_length` under ``overflow: error``, or a
-            tokenizer without a chat template or an end-of-sequence token.
+        SpecError: fewer rows than `data.samples`, samples longer than `max_length` under ``overflow: error``, no sample
+            left, or a tokenizer without a chat template or an end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
         raise SpecError("the model's tokenizer has no end-of-sequence token")
     samples = [_encode_row(row, tokenizer) for row in _chosen(rows, data)]
-    kept = tuple(sample for sample in samples if len(sample.ids) <= data.max_length)
-    overlong = len(samples) - len(kept)
+    overlong = [len(sample.ids) for sample in samples if len(sample.ids) > data.max_length]
     if overlong and data.overflow == "error":
-        longest = max(len(sample.ids) for sample in samples)
         raise SpecError(
-            f"{overlong} of {len(samples)} samples are longer than max_length {data.max_length} "
-            f"(the longest has {longest} tokens); raise `data.max_length` or set `data.overflow: drop`"
+            f"{len(overlong)} of {len(samples)} samples are longer than max_length {data.max_length} "
+            f"(the longest has {max(overlong)} tokens); raise `data.max_length` or set `data.overflow: drop`"
         )
-    if not kept:
-        raise SpecError(f"no sample is left: all {overlong} are longer than max_length {data.max_length}")
-    return EncodedData(kept, overlong)
+    if data.overflow == "truncate":
+        samples = [_cut(sample, data.max_length) for sample in samples if sample.prompt_length < data.max_length]
+    else:
+        samples = [sample for sample in samples if len(sample.ids) <= data.max_length]
+    if not samples:
+        too_long = "their prompts alone fill" if data.overflow == "truncate" else "they are longer than"
+        raise SpecError(f"no sample is left of {len(overlong)}: {too_long} max_length {data.max_length}")
+    return EncodedData.of(samples, len(overlong))
+
+
+def _cut(sample: Sample, length: int) -> Sample:
+    """The sample's first `length` tokens, which are without the end of sequence where that is not all of them."""
+    return Sample(sample.ids[:length], sample.prompt_length)
 
 
 def _chosen(rows: Sequence[Demonstration], data: DataSpec) -> Sequence[Demonstration]:
@@ -91,6 +134,8 @@ def _chosen(rows: Sequence[Demonstration], data: DataSpec) -> Sequence[Demonstra
         return rows
     if data.samples > len(rows):
         raise SpecError(f"data.samples is {data.samples}, but the source has {len(rows)} rows")
+    if data.selection == "first":
+        return rows[: data.samples]
     return [rows[index] for index in sorted(np.random.default_rng(data.seed).permutation(len(rows))[: data.samples])]
 
 

@@ -6,7 +6,8 @@ sample's first target predicts it; the last token of a sample predicts nothing, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +21,22 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Packed rows. All arrays are [rows, row length], int64."""
+    """Packed rows. `ids`, `positions` and `labels` are [rows, row length], int64."""
 
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     labels: NDArray[np.int64]
     """At each position the token to predict there (already shifted), or IGNORE."""
+    sample: NDArray[np.int64]
+    """Which sample of the micro-batch each target belongs to, [targets], targets in the order of the flattened rows."""
+    columns: dict[str, NDArray[np.float32]]
+    """The samples' columns, [targets] each, in the same order."""
+    members: tuple[int, ...]
+    """Which of the samples given these are."""
 
     @property
     def targets(self) -> int:
-        return int((self.labels != IGNORE).sum())
+        return len(self.sample)
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -64,10 +71,11 @@ def micro_batches(samples: Sequence[Sample], row_length: int, tokens: int) -> li
         else:
             batches.append([row])
             width = sum(lengths[index] for index in row)
-    return [_collate([[samples[index] for index in row] for row in batch]) for batch in batches]
+    return [_collate(samples, batch) for batch in batches]
 
 
-def _collate(rows: Sequence[Sequence[Sample]]) -> MicroBatch:
+def _collate(given: Sequence[Sample], members: Sequence[Sequence[int]]) -> MicroBatch:
+    rows = [[given[index] for index in row] for row in members]
     width = max(sum(len(sample.ids) for sample in row) for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     # Padding counts positions from 0 like a sample of its own, so no real token attends to it.
@@ -79,14 +87,19 @@ def _collate(rows: Sequence[Sequence[Sample]]) -> MicroBatch:
             end = start + len(sample.ids)
             ids[row, start:end] = sample.ids
             positions[row, start:end] = np.arange(len(sample.ids))
-            first = max(sample.prompt_length, 1)  # nothing comes before the first token to predict it from
+            first = sample.first_target
             labels[row, start + first - 1 : end - 1] = sample.ids[first:]
             start = end
         positions[row, start:] = np.arange(width - start)
-    return MicroBatch(ids, positions, labels)
+    samples = [sample for packed in rows for sample in packed]
+    which = np.repeat(np.arange(len(samples)), [sample.targets for sample in samples])
+    columns = {name: np.concatenate([sample.columns[name] for sample in samples]) for name in samples[0].columns}
+    return MicroBatch(ids, positions, labels, which, columns, tuple(itertools.chain.from_iterable(members)))
 
 
-def empty_micro_batch() -> MicroBatch:
+def empty_micro_batch(columns: Iterable[str]) -> MicroBatch:
     """One token without a target: what a rank runs when it has no samples left and the others have."""
     zeros = np.zeros((1, 1), dtype=np.int64)
-    return MicroBatch(zeros, zeros, np.full((1, 1), IGNORE, dtype=np.int64))
+    nothing = np.zeros(0, dtype=np.float32)
+    labels = np.full((1, 1), IGNORE)
+    return MicroBatch(zeros, zeros, labels, np.zeros(0, dtype=np.int64), dict.fromkeys(columns, nothing), ())

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.spec.identity import digest
-from dft_sweeps.spec.models import ArithmeticSource, FileSource, HubSource
+from dft_sweeps.spec.identity import canonical_json
+from dft_sweeps.spec.models import ArithmeticSource, FileSource, HubSource, NuminaMathSource, Source
+
+NUMINAMATH = "AI-MO/NuminaMath-CoT"
+STEP_BY_STEP = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+"""NuminaMath-CoT's instruction: its solutions end so, and it is what the mathematics benchmarks ask."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +76,63 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         raise SpecError(f"{path}: not a Parquet file ({error})") from error
 
 
-def load_demonstrations(source: ArithmeticSource | FileSource | HubSource, base_directory: Path) -> Demonstrations:
+def instruction_of(source: Source, instruction: str | None) -> str:
+    """What is appended to every prompt: `instruction`, or, where that is None, the source's own."""
+    if instruction is None:
+        return STEP_BY_STEP if isinstance(source, NuminaMathSource) else ""
+    return instruction
+
+
+def load_demonstrations(source: Source, base_directory: Path, instruction: str | None = None) -> Demonstrations:
     """Reads a source. Relative paths start at `base_directory`.
 
     Raises:
         SpecError: the source cannot be read, is empty, or a row lacks a field (its number is named).
     """
+    suffix = instruction_of(source, instruction)
+    rows = [Demonstration(prompt + suffix, completion) for prompt, completion in _pairs(source, base_directory)]
+    if not rows:
+        raise SpecError(f"{source.kind} source has no rows")
+    return Demonstrations(tuple(rows), _digest(rows))
+
+
+def _pairs(source: Source, base_directory: Path) -> Iterable[tuple[str, str]]:
     if isinstance(source, ArithmeticSource):
         from dft_sweeps.data.arithmetic import demonstrations
 
-        pairs = demonstrations(source.levels, source.samples, source.wrong_steps, source.seed)
-        rows = [Demonstration(*pair) for pair in pairs]
-    elif isinstance(source, FileSource):
+        return demonstrations(source.levels, source.samples, source.wrong_steps, source.seed)
+    if isinstance(source, NuminaMathSource):
+        return _pairs(_as_plain(source), base_directory)
+    fields = source.prompt, source.completion
+    if isinstance(source, FileSource):
         path = base_directory / Path(source.path).expanduser()
-        rows = _demonstrations(numbered_rows(path), source.prompt, source.completion, str(path))
-    else:
-        read = read_hub_rows(source.id, source.name, source.revision, source.split)
-        rows = _demonstrations(list(enumerate(read, start=1)), source.prompt, source.completion, f"dataset {source.id}")
-    if not rows:
-        raise SpecError(f"{source.kind} source has no rows")
-    return Demonstrations(tuple(rows), digest([[row.prompt, row.completion] for row in rows]))
+        return _text_fields(numbered_rows(path), fields, str(path))
+    read = read_hub_rows(source.id, source.name, source.revision, source.split, fields)
+    return _text_fields(enumerate(read, start=1), fields, f"dataset {source.id}")
 
 
-def read_hub_rows(id_: str, name: str | None, revision: str | None, split: str) -> list[dict[str, Any]]:
+def _as_plain(source: NuminaMathSource) -> FileSource | HubSource:
+    if source.path is not None:
+        return FileSource(kind="file", path=source.path, prompt="problem", completion="solution")
+    return HubSource(kind="hub", id=NUMINAMATH, revision=source.revision, prompt="problem", completion="solution")
+
+
+def _digest(rows: Iterable[Demonstration]) -> str:
+    """Hash of the rows in their order: that of their canonical JSON, of which only one row is made at a time."""
+    total = hashlib.sha256()
+    for index, row in enumerate(rows):
+        total.update(("," if index else "[").encode() + canonical_json([row.prompt, row.completion]).encode())
+    total.update(b"]")
+    return total.hexdigest()
+
+
+def read_hub_rows(
+    id_: str, name: str | None, revision: str | None, split: str, fields: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Rows of a Hugging Face dataset, from the local cache where it is there.
+
+    Args:
+        fields: read only these, where the dataset has all of them.
 
     Raises:
         SpecError: the hub cannot be reached, or has no such dataset, configuration or split.
@@ -103,21 +142,22 @@ def read_hub_rows(id_: str, name: str | None, revision: str | None, split: str) 
     for logger in ("datasets", "huggingface_hub"):  # each retry of theirs is a line; the error below says it once
         logging.getLogger(logger).setLevel(logging.ERROR)
     try:
-        return datasets.load_dataset(id_, name, revision=revision, split=split).to_list()
+        dataset = datasets.load_dataset(id_, name, revision=revision, split=split)
+        if fields and set(fields) <= set(dataset.column_names):
+            dataset = dataset.select_columns(list(fields))
+        return dataset.to_list()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpecError(f"dataset {id_!r} (split {split!r}) cannot be loaded: {reason}") from error
 
 
-def _demonstrations(
-    rows: list[tuple[int, dict[str, Any]]], prompt: str, completion: str, where: str
-) -> list[Demonstration]:
-    return [
-        Demonstration(
-            _text_field(row, prompt, f"{where}: row {number}"), _text_field(row, completion, f"{where}: row {number}")
-        )
-        for number, row in rows
-    ]
+def _text_fields(
+    rows: Iterable[tuple[int, dict[str, Any]]], fields: tuple[str, str], where: str
+) -> Iterator[tuple[str, str]]:
+    prompt, completion = fields
+    for number, row in rows:
+        place = f"{where}: row {number}"
+        yield _text_field(row, prompt, place), _text_field(row, completion, place)
 
 
 def _text_field(row: dict[str, Any], field: str, where: str) -> str:

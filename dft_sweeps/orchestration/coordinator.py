@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import queue
 import time
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,20 +19,26 @@ from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.cluster import uninterrupted
 from dft_sweeps.orchestration.evaluations import AttemptFailed, EnginePool, Evaluated, Evaluations
+from dft_sweeps.orchestration.jobs import make_job
 from dft_sweeps.orchestration.mailbox import (
     Checkpoint,
     CheckpointWritten,
     Event,
+    NonFinite,
     StepRow,
     StepRows,
     TrialFailed,
+    TrialNote,
+    TrialProvenance,
     TrialStarted,
+    now_ms,
     start_mailbox,
 )
-from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
-from dft_sweeps.orchestration.trial import TrialJob, now_ms
+from dft_sweeps.orchestration.prepare import PreparedSweep
+from dft_sweeps.orchestration.resume import is_trained
 from dft_sweeps.orchestration.trial_files import TrialFiles, is_whole
 from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.orchestration.trial_state import TrialState
 from dft_sweeps.orchestration.tuning import TrainingEnded, training
 from dft_sweeps.tracking.writer import Ended
 
@@ -42,23 +47,6 @@ POLL_S = 0.5
 PROGRESS_EVERY_S = 4.0
 ALARM_S = 300.0
 """Silence of all trials and engines after which a warning is printed."""
-
-
-@dataclass
-class TrialState:
-    """How far a trial is."""
-
-    prepared: PreparedTrial
-    trained: bool = False
-    outstanding: set[int] = field(default_factory=set)
-    """Steps whose evaluation was asked for and has not landed."""
-    evaluated: set[int] = field(default_factory=set)
-    error: str | None = None
-    ended: bool = False
-    last_accuracy: str = ""
-    started_ms: int = 0
-    """When its driver was started; 0 if it did not train."""
-    shown_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +119,7 @@ class Coordinator:
                 untrained.append(state.prepared)
         mailbox = start_mailbox()
         self._heard_at = time.monotonic()
-        jobs = [self._job(trial) for trial in untrained]
+        jobs = [make_job(self._prepared, trial, self._storage) for trial in untrained]
         with training(jobs, mailbox, concurrent, self._storage / "ray" / "tune", self._training_ended):
             while any(not state.ended for state in self._states.values()):
                 # What had ended before this look into the mailbox has put all its events there.
@@ -150,37 +138,31 @@ class Coordinator:
 
     def _replay(self, state: TrialState, evaluations: Evaluations) -> bool:
         """Takes up a trial whose training ended before from its files; False if it must train."""
-        files = TrialFiles(self._storage, state.prepared.training_id)
-        checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
+        files = self._files(state)
+        checkpoints = self._checkpoints(files)
         due = set(state.prepared.evaluated_steps)
-        if not (files.finished and due <= checkpoints.keys() and all(map(is_whole, checkpoints.values()))):
+        same_histograms = files.histogram() == state.prepared.trial.spec.evaluation.histogram.model_dump()
+        if not (files.finished and same_histograms and due <= checkpoints.keys()):
             return False
+        if not all(map(is_whole, checkpoints.values())):
+            return False
+        self._runs.tag(state.prepared.training_id, files.provenance())
         self._runs.log_steps(state.prepared.training_id, files.rows())
         state.trained = True
         for step in sorted(due):
             self._evaluate(state, checkpoints[step], evaluations)
         return True
 
-    # --- training -----------------------------------------------------------------------------------------------------
+    def _files(self, state: TrialState) -> TrialFiles:
+        return TrialFiles(self._storage, state.prepared.training_id)
 
-    def _job(self, trial: PreparedTrial) -> TrialJob:
-        # Checkpoints that another sweep's schedule wrote are written again: a new attempt starts from nothing.
-        known = TrialFiles(self._storage, trial.training_id).checkpoints()
-        steps = {*trial.evaluated_steps, *(checkpoint.step for checkpoint in known)}
-        data_file = self._storage / "encoded" / f"{trial.data_digest}.npz"
-        if not data_file.exists():
-            trial.data.save(data_file)
-        return TrialJob(
-            training_id=trial.training_id,
-            attempt=uuid.uuid4().hex[:8],
-            spec=trial.trial.spec,
-            execution=self._prepared.sweep.spec.execution,
-            storage=str(self._storage),
-            model_directory=str(self._prepared.model.directory),
-            base_digest=self._prepared.model.weights_digest,
-            data_file=str(data_file),
-            evaluated_steps=tuple(sorted(steps)),
-        )
+    def _checkpoints(self, files: TrialFiles) -> dict[int, Checkpoint]:
+        """By step. The base model is where it is now, wherever it was when it was listed."""
+        base = str(self._prepared.model.directory)
+        return {
+            checkpoint.step: checkpoint if checkpoint.step else replace(checkpoint, directory=base)
+            for checkpoint in files.checkpoints()
+        }
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -188,35 +170,55 @@ class Coordinator:
         state = self._states[event.training_id]
         name = state.prepared.trial.name
         if isinstance(event, TrialStarted):
-            state.started_ms = event.driver_started_ms
-            seconds = (event.worker_started_ms - event.driver_started_ms) / 1000
-            self._say("train", f"{name}: started; its worker was up after {seconds:.0f} s")
+            self._started(state, event, evaluations)
+        elif isinstance(event, TrialProvenance):
+            self._runs.tag(event.training_id, event.tags)
+        elif isinstance(event, TrialNote):
+            self._say("train", f"{name}: {event.text}")
         elif isinstance(event, StepRows):
             self._runs.log_steps(event.training_id, list(event.rows))
-            if event.rows[0].step == 1:
-                seconds = (event.rows[0].timestamp_ms - state.started_ms) / 1000
-                self._say("train", f"{name}: first step {seconds:.0f} s after the trial's start")
-            last = event.rows[-1].step == state.prepared.facts.steps
-            if last or time.monotonic() - state.shown_at > PROGRESS_EVERY_S:
-                state.shown_at = time.monotonic()
-                self._say("train", f"{name}: {self._progress(state, event.rows[-1])}")
+            self._show_progress(state, [row for row in event.rows if is_trained(row)])
         elif isinstance(event, CheckpointWritten):
             if event.checkpoint.step in state.prepared.evaluated_steps:
                 self._evaluate(state, event.checkpoint, evaluations)
         elif isinstance(event, TrialFailed):
             state.error = event.reason
+        elif isinstance(event, NonFinite):
+            self._runs.add_file(event.training_id, Path(event.record_file))
+
+    def _started(self, state: TrialState, event: TrialStarted, evaluations: Evaluations) -> None:
+        """What an attempt takes up of an earlier one becomes part of its run, so that its curves are whole."""
+        name = state.prepared.trial.name
+        state.started_ms, state.first_step = event.driver_started_ms, event.resumed_at + 1
+        seconds = (event.worker_started_ms - event.driver_started_ms) / 1000
+        self._say("train", f"{name}: started; its worker was up after {seconds:.0f} s")
+        if event.note:
+            self._say("train", f"{name}: starts from step 0 again: {event.note}")
+        if not event.resumed_at:
+            return
+        self._say("train", f"{name}: resumed at step {event.resumed_at} of {state.prepared.facts.steps}")
+        files = self._files(state)
+        self._runs.log_steps(event.training_id, [row for row in files.rows() if row.step <= event.resumed_at])
+        checkpoints = self._checkpoints(files)
+        for step in state.prepared.evaluated_steps:
+            if step <= event.resumed_at:
+                self._evaluate(state, checkpoints[step], evaluations)
 
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:
         state.outstanding.add(checkpoint.step)
         evaluations.submit(state.prepared.training_id, checkpoint)
 
-    def _progress(self, state: TrialState, row: StepRow) -> str:
-        metrics = row.metrics
-        return (
-            f"step {row.step}/{state.prepared.facts.steps}  objective {metrics['train/objective']:.4f}  "
-            f"nll {metrics['train/nll']:.4f}  {metrics['train/tokens_per_second']:,.0f} tokens/s"
-            + (f"  last accuracy {state.last_accuracy}" if state.last_accuracy else "")
-        )
+    def _show_progress(self, state: TrialState, rows: Sequence[StepRow]) -> None:
+        name = state.prepared.trial.name
+        if not rows:
+            return
+        if rows[0].step == state.first_step:
+            seconds = (rows[0].timestamp_ms - state.started_ms) / 1000
+            self._say("train", f"{name}: first step {seconds:.0f} s after the trial's start")
+        last = rows[-1].step == state.prepared.facts.steps
+        if last or time.monotonic() - state.shown_at > PROGRESS_EVERY_S:
+            state.shown_at = time.monotonic()
+            self._say("train", f"{name}: {state.progress(rows[-1])}")
 
     def _raise_alarm(self) -> None:
         """Says so when all work has been silent for long: waiting for resources looks like that."""

@@ -1,4 +1,4 @@
-"""One coordinator per trial and storage: locks that end with the process that holds them."""
+"""One coordinator per trial and storage, and one process that trains it: locks that end with their process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from dft_sweeps.spec.errors import SpecError
 
@@ -23,14 +24,22 @@ def trial_locks(storage: Path, training_ids: Iterable[str]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         for training_id in training_ids:
             file = held.enter_context((directory / f"{training_id}.lock").open("a+"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not try_lock(file):
                 file.seek(0)
                 raise SpecError(
                     f"trial {training_id} is being run by process {file.read().strip() or 'unknown'}; wait for it"
-                ) from error
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
         yield
+
+
+def try_lock(file: TextIO) -> bool:
+    """Whether this process holds the lock of the open file now; it does until the file is closed or the process ends,
+    however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -7,6 +7,7 @@ checkpoints (`dft_sweeps.orchestration.trial_files`) hold the same facts.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 import ray
@@ -16,7 +17,7 @@ from dft_sweeps.evaluation.generator import Canary
 
 @dataclass(frozen=True)
 class StepRow:
-    """Metrics of one optimizer step."""
+    """What was measured of the policy after one optimizer step; of the initial one there is a row of step 0 at most."""
 
     step: int
     timestamp_ms: int
@@ -47,11 +48,40 @@ class CheckpointWritten:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """The trial's worker runs its first line."""
+    """The trial's worker is up and has settled where it begins."""
 
     training_id: str
     driver_started_ms: int
     worker_started_ms: int
+    resumed_at: int
+    """The step whose state it takes up; 0 when it starts from nothing."""
+    note: str
+    """Why it starts from nothing although an earlier attempt left something; empty otherwise."""
+
+
+@dataclass(frozen=True)
+class TrialProvenance:
+    """What can change a trial's bits but not its mathematics, as tags of its MLflow run."""
+
+    training_id: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TrialNote:
+    """A line of progress."""
+
+    training_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """The loss or gradient of a batch was not finite; the trial fails."""
+
+    training_id: str
+    record_file: str
+    """Tells which batch, in JSON."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +92,12 @@ class TrialFailed:
     reason: str
 
 
-Event = StepRows | CheckpointWritten | TrialStarted | TrialFailed
+Event = StepRows | CheckpointWritten | TrialStarted | TrialProvenance | TrialNote | NonFinite | TrialFailed
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
 
 
 class Mailbox:

@@ -13,24 +13,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dft_sweeps.data.encode import EncodedData, encode
-from dft_sweeps.data.sources import Demonstrations, load_demonstrations
-from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark
+from dft_sweeps.data.sources import Demonstrations, instruction_of, load_demonstrations
+from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark, prompt_suffix
 from dft_sweeps.evaluation.evaluate import check_lengths
 from dft_sweeps.evaluation.grading import grader_version
 from dft_sweeps.evaluation.prompts import template_digest
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.identity import ContentDigests, digest, sweep_id, training_id
 from dft_sweeps.spec.load import Sweep, Trial
-from dft_sweeps.spec.models import MOST_STEPS, DataSpec, EvaluationSpec, Source
+from dft_sweeps.spec.models import (
+    MOST_STEPS,
+    DataSpec,
+    EaftObjective,
+    EvaluationSpec,
+    FileSource,
+    HistogramSpec,
+    HubSource,
+    NuminaMathSource,
+    Source,
+)
 from dft_sweeps.spec.plan import TrialFacts
+from dft_sweeps.spec.schema import nearest
 from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, inspect_model, resolve_model
 from dft_sweeps.training.order import total_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FILE_OF = {"arithmetic": (), "file": ("path",), "hub": ("id",)}
-"""The field of each kind of source that says where it lies."""
+
+def _place_of(source: Source) -> tuple[str, ...]:
+    """The field that says where the source lies, below `data.source`."""
+    local = isinstance(source, FileSource | NuminaMathSource) and source.path is not None
+    return ("path",) if local else ("id",) if isinstance(source, HubSource) else ()
 
 
 @dataclass(frozen=True)
@@ -86,10 +100,12 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
         if local and first.spec.model.revision is not None:
             raise SpecError(f"a model of the hub has revisions, but {first.spec.model.path!r} is a local directory")
     _check_context(sweep, model)
+    for trial in sweep.trials:
+        _check_trains(sweep, trial, model)
     on_progress("reading data and benchmarks")
     benchmarks = _benchmarks(sweep, tokenizer)
-    read = cache(lambda source: load_demonstrations(source, sweep.directory))
-    encoded = cache(lambda data: encode(read(data.source).rows, data, tokenizer))
+    read = cache(lambda source, instruction: load_demonstrations(source, sweep.directory, instruction))
+    encoded = cache(lambda data: encode(read(data.source, data.instruction).rows, data, tokenizer))
     trials = tuple(_prepare_trial(sweep, trial, model, template, read, encoded, benchmarks) for trial in sweep.trials)
     _check_distinct(sweep, trials)
     measures = _measures(first.spec.evaluation, benchmarks, template)
@@ -101,8 +117,10 @@ def _measures(evaluation: EvaluationSpec, benchmarks: dict[str, Benchmark], temp
     """Hash of what the sweep's points mean: two runs of a trial with equal measures have the same points. The order of
     the samplings counts, for the first one's points have the plainer name."""
     asked = [benchmarks[spec.name] for spec in evaluation.benchmarks]
+    own = {} if evaluation.histogram == HistogramSpec() else {"histogram": evaluation.histogram.model_dump()}
     return digest(
-        {
+        own
+        | {
             "benchmarks": [[b.name, b.digest, grader_version(b.grader)] for b in asked],
             "samplings": [[name, s.model_dump(exclude_defaults=True)] for name, s in evaluation.samplings.items()],
             "every": evaluation.every,
@@ -155,6 +173,36 @@ def _check_context(sweep: Sweep, model: ModelFiles) -> None:
                 raise SpecError(f"{trial.spec.data.max_length} {message}")
 
 
+def _check_trains(sweep: Sweep, trial: Trial, model: ModelFiles) -> None:
+    """What the model must have for this trial to be trained."""
+    train = trial.spec.train
+    with sweep.at(trial, "train", "objective", "top"):
+        if isinstance(train.objective, EaftObjective) and train.objective.top > model.vocabulary:
+            raise SpecError(f"{train.objective.top} tokens, but the model has only {model.vocabulary}")
+    with sweep.at(trial, "train", "adapter", "target"):
+        if train.adapter is not None and train.adapter.target != "all-linear":
+            names = _linear_modules(model.directory)
+            for target in train.adapter.target:
+                if not any(f".{name}".endswith(f".{target}") for name in names):
+                    known = {name.split(".")[-1] for name in names}
+                    raise SpecError(f"no linear module {target!r} in the model; {nearest(target, known)}")
+    with sweep.at(trial, "model", "dtype"):
+        if sweep.spec.execution.attention == "flash_attention_2" and trial.spec.model.dtype != "bfloat16":
+            raise SpecError(f"execution.attention flash_attention_2 computes in bfloat16, not {trial.spec.model.dtype}")
+
+
+def _linear_modules(directory: Path) -> list[str]:
+    """Names of the modules that adapters can be put on: linear ones, but not the head."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
+    head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
+    return [name for name, part in model.named_modules() if isinstance(part, kinds) and part is not head]
+
+
 def _benchmarks(sweep: Sweep, tokenizer: PreTrainedTokenizerBase) -> dict[str, Benchmark]:
     """What every trial is evaluated on, by name; no axis changes it."""
     trial = sweep.trials[0]
@@ -174,18 +222,18 @@ def _prepare_trial(
     trial: Trial,
     model: ModelFiles,
     template: str,
-    read: Callable[[Source], Demonstrations],
+    read: Callable[[Source, str | None], Demonstrations],
     encoded: Callable[[DataSpec], EncodedData],
     benchmarks: dict[str, Benchmark],
 ) -> PreparedTrial:
     spec = trial.spec
-    source = "data", "source", *_FILE_OF[spec.data.source.kind]
-    with sweep.at(trial, *source):
-        rows = read(spec.data.source)
+    source = spec.data.source
+    with sweep.at(trial, "data", "source", *_place_of(source)):
+        rows = read(source, spec.data.instruction)
     with sweep.at(trial, "data"):
         data = encoded(spec.data)
     with sweep.at(trial, "train", "batch_size"):
-        steps = total_steps(spec.train, len(data.samples))
+        steps = total_steps(spec.train, len(data))
     with sweep.at(trial, "train", "epochs"):
         if steps > MOST_STEPS:
             raise SpecError(f"{steps:,} optimizer steps; at most {MOST_STEPS:,} are planned")
@@ -194,14 +242,23 @@ def _prepare_trial(
             if step > steps:
                 raise SpecError(f"step {step} is beyond the last, which is {steps} in the trial {trial.name!r}")
     content = ContentDigests(model.digest, rows.digest, template)
-    identity = digest([content.data, template, model.digest, spec.data.model_dump(exclude={"source"})])
+    identity = digest([content.data, template, model.digest, spec.data.model_dump(exclude={"source", "instruction"})])
     names = [benchmark.name for benchmark in spec.evaluation.benchmarks]
+    instruction = instruction_of(source, spec.data.instruction)
     facts = TrialFacts(
         training_id=training_id(spec, content),
         steps=steps,
-        samples=len(data.samples),
+        samples=len(data),
         overlong=data.overlong,
-        tokens_per_sample=data.tokens / len(data.samples),
+        tokens_per_sample=data.tokens / len(data),
         questions=sum(len(benchmarks[name].questions) for name in names),
+        dropped=(spec.data.samples or len(rows.rows)) - len(data),
+        instruction=instruction,
+        prompted_otherwise=tuple(name for name in names if not _ends_as(rows, instruction, prompt_suffix(name))),
     )
     return PreparedTrial(trial, facts, data, identity)
+
+
+def _ends_as(rows: Demonstrations, instruction: str, suffix: str) -> bool:
+    """Whether training prompts end with a benchmark's suffix: appended to them, or in the rows as they were read."""
+    return instruction == suffix or (not instruction and all(row.prompt.endswith(suffix) for row in rows.rows))

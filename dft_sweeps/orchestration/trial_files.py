@@ -3,17 +3,25 @@
     metrics.jsonl       one row per optimizer step, the trial's own copy of its curves
     checkpoints.json    the checkpoints written so far, with their digests and canaries
     step-000020/        a checkpoint: a model directory
-    finished            there once training has ended
+    resume/             the last whole state from which training can go on
+    histogram.json      how the histograms in its rows were taken
+    provenance.json     under what conditions it was trained
+    non_finite.json     the batch whose loss or gradient was not finite
+    finished            there once training has ended; resume/ is gone then
 
-A trial that starts again starts from nothing: `fresh` removes what an interrupted attempt left.
+Rows are on the disk before a state of their step is, so a state is never ahead of its rows. An attempt at a trial
+either takes up the last state (`keep`), or starts from nothing (`fresh`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
@@ -24,18 +32,37 @@ from dft_sweeps.training.model_files import weights_digest
 class TrialFiles:
     def __init__(self, storage: Path, training_id: str) -> None:
         self.directory = storage / "trials" / training_id
+        self.resume_directory = self.directory / "resume"
+        self.non_finite = self.directory / "non_finite.json"
+        self.attempt_lock = storage / "trials" / f"{training_id}.attempt.lock"
+        """Held by the process that trains, for as long as it lives."""
 
-    def fresh(self) -> None:
-        """An empty directory for a new attempt."""
+    def fresh(self, histogram: Mapping[str, Any]) -> None:
+        """An empty directory for an attempt that starts from nothing, and takes its histograms so."""
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
+        self._write("histogram.json", json.dumps(dict(histogram)))
+
+    def keep(self, step: int) -> None:
+        """Removes whatever came after `step`, for an attempt that goes on from there."""
+        later = [checkpoint for checkpoint in self.checkpoints() if checkpoint.step > step]
+        self._write("metrics.jsonl", _lines([row for row in self.rows() if row.step <= step]))
+        self._write_checkpoints([checkpoint for checkpoint in self.checkpoints() if checkpoint.step <= step])
+        for checkpoint in later:
+            shutil.rmtree(self.checkpoint_directory(checkpoint.step), ignore_errors=True)
+        for unfinished in (*self.directory.glob(".step-*.partial"), *self.resume_directory.glob(".step-*.partial")):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.non_finite.unlink(missing_ok=True)
+        (self.directory / "finished").unlink(missing_ok=True)
 
     def checkpoint_directory(self, step: int) -> Path:
         return self.directory / f"step-{step:06d}"
 
-    def append_rows(self, rows: list[StepRow]) -> None:
+    def append_rows(self, rows: Sequence[StepRow]) -> None:
         with (self.directory / "metrics.jsonl").open("a") as file:
-            file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+            file.write(_lines(rows))
+            file.flush()
+            os.fsync(file.fileno())
 
     def rows(self) -> list[StepRow]:
         """All rows written; a last line cut off by a crash is left out, for its step is not committed."""
@@ -46,10 +73,7 @@ class TrialFiles:
         return [StepRow(**json.loads(line)) for line in lines]
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        listed = [*map(asdict, self.checkpoints()), asdict(checkpoint)]
-        partial = self.directory / ".checkpoints.json.partial"
-        partial.write_text(json.dumps(listed))
-        partial.replace(self.directory / "checkpoints.json")
+        self._write_checkpoints([*self.checkpoints(), checkpoint])
 
     def checkpoints(self) -> list[Checkpoint]:
         path = self.directory / "checkpoints.json"
@@ -57,12 +81,43 @@ class TrialFiles:
             return []
         return [_checkpoint(entry) for entry in json.loads(path.read_text())]
 
+    def histogram(self) -> dict[str, Any] | None:
+        """How histograms were taken; None where no attempt came so far."""
+        path = self.directory / "histogram.json"
+        taken: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        return taken
+
+    def write_provenance(self, tags: Mapping[str, str]) -> None:
+        self._write("provenance.json", json.dumps(dict(tags), indent=1))
+
+    def provenance(self) -> dict[str, str]:
+        """As tags; none where no attempt came so far."""
+        path = self.directory / "provenance.json"
+        tags: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        return tags
+
+    def write_non_finite(self, record: Mapping[str, Any]) -> None:
+        self._write(self.non_finite.name, json.dumps(dict(record), indent=1))
+
     def finish(self) -> None:
         (self.directory / "finished").touch()
+        shutil.rmtree(self.resume_directory, ignore_errors=True)
 
     @property
     def finished(self) -> bool:
         return (self.directory / "finished").exists()
+
+    def _write_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self._write("checkpoints.json", json.dumps([asdict(checkpoint) for checkpoint in checkpoints]))
+
+    def _write(self, name: str, text: str) -> None:
+        """Replaces a file by a whole one that is on the disk."""
+        partial = self.directory / f".{name}.partial"
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.directory / name)
 
 
 def is_whole(checkpoint: Checkpoint) -> bool:
@@ -73,7 +128,11 @@ def is_whole(checkpoint: Checkpoint) -> bool:
         return False
 
 
-def _checkpoint(entry: dict) -> Checkpoint:
+def _lines(rows: Sequence[StepRow]) -> str:
+    return "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+
+
+def _checkpoint(entry: dict[str, Any]) -> Checkpoint:
     canary = entry.pop("canary")
     prompts = tuple(map(tuple, canary["prompts"]))
     return Checkpoint(**entry, canary=Canary(prompts, tuple(map(tuple, canary["logprobs"]))))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from dft_sweeps.evaluation.intervals import Interval
 from dft_sweeps.evaluation.results import BenchmarkResult, macro_average
 from dft_sweeps.orchestration.evaluations import Evaluated
-from dft_sweeps.orchestration.mailbox import StepRow
+from dft_sweeps.orchestration.mailbox import StepRow, now_ms
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
-from dft_sweeps.orchestration.trial import now_ms
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.params import flatten
 from dft_sweeps.tracking.reader import Reader
@@ -17,8 +19,8 @@ from dft_sweeps.tracking.writer import Ended, MetricRow, Tracker
 class TrialRuns:
     """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED."""
 
-    def __init__(self, tracker: Tracker, reader: Reader, prepared: PreparedSweep, provenance: dict[str, str]) -> None:
-        self._tracker, self._prepared, self._provenance = tracker, prepared, provenance
+    def __init__(self, tracker: Tracker, reader: Reader, prepared: PreparedSweep) -> None:
+        self._tracker, self._prepared = tracker, prepared
         self._open: dict[str, str] = {}
         self._parent = ""
         ids = (trial.training_id for trial in prepared.trials)
@@ -47,8 +49,15 @@ class TrialRuns:
             trial.training_id,
             trial.trial.name,
             flatten(trial.trial.spec.model_dump(mode="json")) | _resolved(trial),
-            axes | self._provenance,
+            axes,
         )
+
+    def tag(self, training_id: str, tags: Mapping[str, str]) -> None:
+        self._tracker.tag(self._open[training_id], tags)
+
+    def add_file(self, training_id: str, path: Path) -> None:
+        """Copies a file to the artifacts of the trial's run."""
+        self._tracker.log_file(self._open[training_id], path)
 
     def log_steps(self, training_id: str, rows: list[StepRow]) -> None:
         self._tracker.log(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -48,6 +49,8 @@ class TrialCurves:
     """(sampling prefix, benchmark or ``average``) to the curve, by rising step."""
     training: dict[str, list[tuple[int, float]]]
     """``nll`` and ``objective`` to (step, value), by rising step."""
+    histograms: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """Step, rising, to the share of training targets whose probability lies in each of equal bins of [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class SweepCurves:
     """What a reader of any table or figure must know."""
     accuracy_notes: tuple[str, ...]
     """What a reader of accuracies must know besides."""
+    histogram_notes: tuple[str, ...] = ()
+    """What a reader of the target tokens' probabilities must know besides."""
 
     def levels(self, axis: str) -> list[str]:
         """The values an axis takes: numbers by size, others as the grid lists them."""
@@ -94,6 +99,7 @@ def collect(reader: Reader, sweep: SweepRow) -> SweepCurves:
         trials=tuple(_trial(reader, row, axes, samplings, benchmarks) for row in rows),
         notes=tuple(_notes(rows)),
         accuracy_notes=tuple(_accuracy_notes(specs, _ungradable(reader, rows))),
+        histogram_notes=tuple(_histogram_notes(rows)),
     )
 
 
@@ -117,6 +123,7 @@ def _trial(
         values={axis: shown(row.axes[axis]) if axis in row.axes else "-" for axis in axes},
         accuracy={key: _measured(reader, row, *key) for key in keys},
         training={key: _curve(reader, row, names.train_metric(key)) for key in _TRAINING_KEYS},
+        histograms=_histograms(reader, row),
     )
 
 
@@ -126,6 +133,14 @@ def _measured(reader: Reader, row: TrialRow, prefix: str, benchmark: str) -> lis
         for name in ("accuracy", "ci_low", "ci_high")
     )
     return [Measured(step, value, low.get(step), high.get(step)) for step, value in values.items()]
+
+
+def _histograms(reader: Reader, row: TrialRow) -> dict[int, tuple[float, ...]]:
+    """A step that is being logged, and lacks a bin as yet, is left out."""
+    keys = itertools.takewhile(row.metrics.__contains__, map(names.probability_bin, itertools.count()))
+    bins = [dict(_curve(reader, row, key)) for key in keys]
+    steps = sorted(set.intersection(*map(set, bins))) if bins else []
+    return {step: tuple(shares[step] for shares in bins) for step in steps}
 
 
 def _curve(reader: Reader, row: TrialRow, key: str) -> list[tuple[int, float]]:
@@ -189,6 +204,11 @@ def _accuracy_notes(benchmarks: Iterable[BenchmarkSpec], ungradable: int) -> lis
     if ungradable:
         notes.append(f"Completions that could not be graded, and count as wrong: {ungradable:,}.")
     return notes
+
+
+def _histogram_notes(rows: Iterable[TrialRow]) -> list[str]:
+    found = {row.params.get("evaluation.histogram.samples") for row in rows} - {None}
+    return [f"Measured on the targets of {samples} training samples." for samples in found if len(found) == 1]
 
 
 def _is_number(text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurves
 from dft_sweeps.report.layout import Page, lay_out
-from dft_sweeps.report.style import BASE_COLOUR, BASE_LINE, RC, Look, Styles
+from dft_sweeps.report.style import BASE_LINE, RC, Look, Styles
 from dft_sweeps.tracking.names import AVERAGE
 
 if TYPE_CHECKING:
@@ -25,19 +25,21 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
     def draw(ax: Axes, benchmark: str, trials: Sequence[TrialCurves], styles: Styles) -> None:
         measured = [(trial, trial.accuracy[sampling.prefix, benchmark]) for trial in trials]
         for base in {points[0].accuracy for _, points in measured if points and points[0].step == 0}:
-            ax.axhline(100 * base, color=BASE_COLOUR, zorder=1.5, **BASE_LINE)
+            ax.axhline(100 * base, zorder=1.5, **BASE_LINE)
         for trial, points in measured:
             _draw_accuracy(ax, points, styles.look(trial))
         ax.set_ylim(limits)
+        _show_steps(ax)
 
     page = Page(
         title=f"{curves.name}: accuracy",
         subtitle=f"{sampling.name}: {sampling.label}",
         panels={name: "average of the benchmarks" if name == AVERAGE else name for name in curves.benchmarks},
+        x_label="optimizer step",
         y_label="accuracy (%)",
         share_y="all",
-        markers=True,
-        base_line=True,
+        lines="marked",
+        base=BASE_LINE,
         notes=[*curves.accuracy_notes, *curves.notes],
     )
     return lay_out(curves, page, draw)
@@ -54,15 +56,17 @@ def training_figure(curves: SweepCurves) -> Figure | None:
     def draw(ax: Axes, key: str, trials: Sequence[TrialCurves], styles: Styles) -> None:
         for trial in trials:
             _draw_training(ax, trial.training[key], window, styles.look(trial))
+        _show_steps(ax)
 
     page = Page(
         title=f"{curves.name}: training",
         subtitle="means over the target tokens of each optimizer batch",
         panels={"nll": "negative log-likelihood", "objective": "objective, as minimised"},
+        x_label="optimizer step",
         y_label="nats per token",
         share_y="col",
-        markers=False,
-        base_line=False,
+        lines="plain",
+        base=None,
         notes=[*smoothing, *curves.notes],
     )
     return lay_out(curves, page, draw)
@@ -93,6 +97,12 @@ def _accuracy_limits(curves: SweepCurves, sampling: Sampling) -> tuple[float, fl
         return None
     margin = max(1.0, 0.04 * (max(ends) - min(ends)))
     return min(ends) - margin, max(ends) + margin
+
+
+def _show_steps(ax: Axes) -> None:
+    ax.locator_params(axis="x", integer=True, nbins=6, min_n_ticks=1)
+    if ax.dataLim.width < 1:  # nothing beyond one step, perhaps nothing at all
+        ax.set_xlim(-1, 1)
 
 
 def _draw_accuracy(ax: Axes, points: Sequence[Measured], look: Look) -> None:

@@ -5,13 +5,14 @@ Drawn without a display and without matplotlib's global state.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dft_sweeps.report.curves import SweepCurves, TrialCurves
-from dft_sweeps.report.style import BASE_COLOUR, BASE_LINE, RC, Styles
+from dft_sweeps.report.style import RC, Lines, Styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +23,10 @@ PANEL_WIDTH, PANEL_HEIGHT = 3.0, 2.5  # inches, labels included
 NOTE_HEIGHT = 0.17
 MAX_COLUMNS = 3
 ROW_LABEL_CHARACTERS = 24  # along a panel's height
+TITLE_CHARACTERS = 32  # along its width
 
 Draw = Callable[["Axes", str, Sequence[TrialCurves], Styles], None]
+"""Draws trials into the panel of a key. A panel whose axis it switches off stays blank, but for its titles."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,13 @@ class Page:
     subtitle: str
     panels: Mapping[str, str]
     """Key to title of each panel of a row."""
+    x_label: str
     y_label: str
     share_y: Literal["all", "col"]
     """``all`` panels, or those of a ``col``."""
-    markers: bool
-    """Whether lines carry markers."""
-    base_line: bool
-    """Whether the legend explains a dashed base model."""
+    lines: Lines
+    base: Mapping[str, Any] | None
+    """How the base model is drawn, for the legend; None where it is not."""
     notes: Sequence[str]
 
 
@@ -49,9 +52,9 @@ def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
 
     styles = Styles(curves)
     legends = _legends(styles, page)
-    # One row of panels may wrap; several rows are a grid, which may not.
-    wide = min(len(page.panels), MAX_COLUMNS) if len(styles.rows) == 1 else len(page.panels)
-    tall = len(styles.rows) * -(-len(page.panels) // wide)
+    # One row of panels may wrap, into rows of about a length; several rows are a grid, which may not.
+    wraps = -(-len(page.panels) // MAX_COLUMNS) if len(styles.rows) == 1 else 1
+    wide, tall = -(-len(page.panels) // wraps), wraps * len(styles.rows)
     longest = max((len(label) for title, lines in legends for label in (title, *lines)), default=0)
     side = 0.8 + 0.085 * longest
     # The subtitle and the bold title need so much; panels take what is over.
@@ -80,18 +83,26 @@ def _fill(axes: Any, curves: SweepCurves, styles: Styles, page: Page, draw: Draw
         ax = axes[index // wide, index % wide]
         draw(ax, key, [trial for trial in curves.trials if styles.row_of(trial) == row], styles)
         if len(styles.rows) == 1 or row == styles.rows[0]:
-            ax.set_title(page.panels[key], loc="left")
+            ax.set_title(textwrap.fill(page.panels[key], TITLE_CHARACTERS), loc="left")
         if index % wide == 0:
-            ax.set_ylabel(page.y_label)
             _label_row(ax, row)
-        if index + wide >= len(cells):
-            ax.set_xlabel("optimizer step")
-            ax.tick_params(labelbottom=True)
-        ax.xaxis.get_major_locator().set_params(integer=True, nbins=6, min_n_ticks=1)
-        if ax.dataLim.width < 1:  # nothing beyond one step, perhaps nothing at all
-            ax.set_xlim(-1, 1)
     for unused in axes.flat[len(cells) :]:
         unused.set_axis_off()
+    _label_edges(axes, page)
+
+
+def _label_edges(axes: Any, page: Page) -> None:
+    """Labels the columns that hold the first panel of a row, and the rows that hold the last of a column."""
+    used = [(row, column) for row, column in itertools.product(*map(range, axes.shape)) if axes[row, column].axison]
+    left = {min(column for other, column in used if other == row) for row, _ in used}
+    bottom = {max(row for row, other in used if other == column) for _, column in used}
+    for row, column in used:
+        if column in left:
+            axes[row, column].set_ylabel(page.y_label)
+            axes[row, column].tick_params(labelleft=True)
+        if row in bottom:
+            axes[row, column].set_xlabel(page.x_label)
+            axes[row, column].tick_params(labelbottom=True)
 
 
 def _label_row(ax: Axes, row: str) -> None:
@@ -112,9 +123,9 @@ def _label_row(ax: Axes, row: str) -> None:
 def _legends(styles: Styles, page: Page) -> list[tuple[str, dict[str, Line2D]]]:
     from matplotlib.lines import Line2D
 
-    found = styles.legends(page.markers)
-    if page.base_line:
-        found.append(("reference", {"base model": Line2D([], [], color=BASE_COLOUR, **BASE_LINE)}))
+    found = styles.legends(page.lines)
+    if page.base is not None:
+        found.append(("reference", {"base model": Line2D([], [], **page.base)}))
     return found
 
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dft_sweeps.report.curves import SweepCurves, TrialCurves, axis_title
 
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's palette, told apart by colour-blind readers; the yellow is left out, being faint on white.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, told apart by colour-blind readers, without its yellow, which is faint on white; then
+# wine, olive and indigo of Paul Tol's muted one.
+_PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#882255", "#999933", "#332288"),
+)
 _FIXED_COLOURS = {"dft": "#0072B2", "sft": "#D55E00"}
 _LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-", "v"), ("--", "P"), (":", "X"), ("-.", "<"))
 BASE_COLOUR = "#555555"
-BASE_LINE: dict[str, Any] = {"linestyle": (0, (4, 3)), "linewidth": 1.2}
+BASE_LINE: dict[str, Any] = {"color": BASE_COLOUR, "linestyle": (0, (4, 3)), "linewidth": 1.2}
+BASE_STEPS: dict[str, Any] = {"color": "#8A8A8A", "linewidth": 1.4}
+BASE_FILL: dict[str, Any] = {"color": "#EDEDED", "linewidth": 0}
+
+Lines = Literal["marked", "plain", "alike"]
+"""Lines tell the second axis by dashes with markers, by dashes, or not at all: it has panels of its own."""
 
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and edited for a paper
@@ -66,21 +75,21 @@ class Styles:
         """The row of panels a trial is drawn in, as its label says it; empty where there is one row."""
         return "\n".join(f"{axis_title(axis)}: {trial.values[axis]}" for axis in self._row_axes)
 
-    def legends(self, markers: bool) -> list[tuple[str, dict[str, Line2D]]]:
+    def legends(self, lines: Lines) -> list[tuple[str, dict[str, Line2D]]]:
         """Per axis shown in a panel: its title, and the line that stands for each of its values."""
         from matplotlib.lines import Line2D
 
         found = []
-        looks_of: tuple[dict[str, Any], ...] = (self._colours, self._lines)
+        looks_of: list[dict[str, Any]] = [self._colours] if lines == "alike" else [self._colours, self._lines]
         for axis, looks in zip(self._axes, looks_of, strict=False):
-            lines = {}
+            shown = {}
             for value, look in looks.items():
                 if isinstance(look, str):
-                    lines[value] = Line2D([], [], color=look, linewidth=4)
+                    shown[value] = Line2D([], [], color=look, linewidth=4)
                 else:
-                    marker = look[1] if markers else ""
-                    lines[value] = Line2D([], [], color="#222222", linestyle=look[0], marker=marker)
-            found.append((axis_title(axis), lines))
+                    marker = look[1] if lines == "marked" else ""
+                    shown[value] = Line2D([], [], color="#222222", linestyle=look[0], marker=marker)
+            found.append((axis_title(axis), shown))
         return found
 
     def _rows(self, curves: SweepCurves) -> list[str]:

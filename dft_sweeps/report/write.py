@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dft_sweeps.report import figures, tables
+from dft_sweeps.report import figures, probabilities, tables
 from dft_sweeps.report.curves import SweepCurves
 
 
 def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -> list[Path]:
     """Tables of `benchmarks` (``average`` may be one) as Markdown, all measurements as CSV, and the figures.
+
+    Files on the target tokens' probabilities are written for a sweep that has measured them.
 
     Raises:
         OSError: the folder cannot be written.
@@ -25,8 +27,12 @@ def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -
     (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "accuracy.csv").write_text(tables.csv_text(curves), encoding="utf-8")
     written = [folder / "tables.md", folder / "accuracy.csv"]
+    if any(trial.histograms for trial in curves.trials):
+        (folder / "probabilities.csv").write_text(probabilities.csv_text(curves), encoding="utf-8")
+        written.append(folder / "probabilities.csv")
     drawn = {f"accuracy_{sampling.name}": figures.accuracy_figure(curves, sampling) for sampling in curves.samplings}
     drawn["training"] = figures.training_figure(curves)
+    drawn["probabilities"] = probabilities.probability_figure(curves)
     for name, figure in drawn.items():
         if figure is not None:
             written += figures.save(figure, folder / name)

@@ -18,6 +18,7 @@ from dft_sweeps.spec import schema
 from dft_sweeps.spec.document import Document, set_at
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import SweepSpec, TrialSpec
+from dft_sweeps.spec.presets import Preset, apply_preset
 from dft_sweeps.spec.schema import Path
 from dft_sweeps.spec.yaml_lines import dotted
 
@@ -38,6 +39,7 @@ class Trial:
     spec: TrialSpec
     origins: dict[str, Path]
     """Dotted path of whatever an axis or a variant set, to the place of its value in the spec."""
+    preset: Preset
 
     def place(self, path: Path) -> Path:
         """Where the value at `path` of this trial is written: in an axis, in a variant or in the template."""
@@ -48,9 +50,15 @@ class Trial:
         return ("trial", *path)
 
     def error(self, document: Document, path: Path, message: str) -> SpecError:
-        """A mistake at `path` of this trial; names the trial where that may be right in the others."""
-        below = any(set_path.startswith(f"{dotted(path)}.") for set_path in self.origins)
-        return document.error(self.place(path), f"{message} (in the trial {self.name!r})" if below else message)
+        """A mistake at `path` of this trial; names the trial where that may be right in the others, and the preset
+        where it gave a value that the message is about."""
+        here = dotted(path)
+        if any(set_path.startswith(f"{here}.") for set_path in self.origins):
+            message = f"{message} (in the trial {self.name!r})"
+        for given, value in self.preset.values.items():
+            if given == here or (given.startswith(f"{here}.") and given.split(".")[-1] in message):
+                message = f"{message} (the preset {self.preset.name!r} sets {given} to {shown(value)})"
+        return document.error(self.place(path), message)
 
 
 def expand(spec: SweepSpec, document: Document) -> tuple[Trial, ...]:
@@ -144,11 +152,12 @@ def _trial(spec: SweepSpec, document: Document, axes: dict[str, Any], settings: 
         except TypeError as error:
             raise document.error(origin, str(error)) from error
     name, origins = trial_name(axes), {path: origin for path, (_, origin) in settings.items()}
+    preset = apply_preset(data, spec.execution.gpus_per_worker)
     try:
-        return Trial(name, axes, schema.validate(TrialSpec, data), origins)
+        return Trial(name, axes, schema.validate(TrialSpec, data), origins, preset)
     except ValidationError as error:
         found = schema.messages(error, TrialSpec, data)
-        located = Trial(name, axes, TrialSpec.model_construct(), origins)
+        located = Trial(name, axes, TrialSpec.model_construct(), origins, preset)
         [first, *more] = [located.error(document, path, message) for path, message in found]
         raise _and_more(first, len(more)) from error
 
@@ -195,11 +204,13 @@ def short_name(path: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """An axis's value for people, in full: ``{"kind": "dft"}`` as ``dft``, 0.0003 as ``3e-4``, 0.05 as ``0.05``."""
+    """An axis's value for people, in full: ``{"kind": "power", "alpha": 0.5}`` as ``power(alpha=0.5)``, ``{"kind":
+    "dft"}`` as ``dft``, 0.0003 as ``3e-4``, 0.05 as ``0.05``, True as ``true``."""
     if isinstance(value, dict):
-        rest = [f"{key}={shown(item)}" for key, item in value.items() if key != "kind"]
-        kind = [str(value["kind"])] if "kind" in value else []
-        return " ".join(kind + rest)
+        rest = ", ".join(f"{key}={shown(item)}" for key, item in value.items() if key != "kind")
+        return str(value.get("kind", "")) + (f"({rest})" if rest or "kind" not in value else "")
+    if isinstance(value, bool | None):
+        return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, float):
         if 0 < abs(value) < 0.01:
             return f"{Decimal(repr(value)):e}"

@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from dft_sweeps.spec.models import SamplingSpec, TrialSpec
+from dft_sweeps.spec.models import DataSpec, SamplingSpec, TrainSpec, TrialSpec
 
 ID_LENGTH = 16
 
@@ -29,7 +29,7 @@ class ContentDigests:
     model: str
     """Weights, configuration and tokenizer of the initial policy, wherever its files come from."""
     data: str
-    """The demonstrations, before any template."""
+    """The demonstrations with their instruction, before any template."""
     template: str
     """The chat template that turns a demonstration into tokens."""
 
@@ -74,17 +74,35 @@ def _id(prefix: str, value: Any) -> str:
 
 def training_id(trial: TrialSpec, content: ContentDigests) -> str:
     """Id of the mathematical trial: what is trained, on what, how, from which seed. E.g. ``t-0123456789abcdef``."""
-    data = trial.data.model_dump(exclude_defaults=True)
-    del data["source"]  # the content digest stands for it: a moved or renamed file is the same data
     return _id(
         "t",
         {
             "content": {"model": content.model, "data": content.data, "template": content.template},
             "model": trial.model.model_dump(exclude_defaults=True, exclude={"path", "revision"}),
-            "data": data,
-            "train": trial.train.model_dump(exclude_defaults=True),
+            "data": _data(trial.data),
+            "train": _train(trial.train),
         },
     )
+
+
+def _data(spec: DataSpec) -> dict[str, Any]:
+    """What of the data decides the mathematics, beside the content."""
+    # The content digest stands for the source and the instruction: a moved or renamed file is the same data.
+    data = spec.model_dump(exclude_defaults=True, exclude={"source", "instruction"})
+    if spec.overflow == "error":
+        del data["overflow"]  # where nothing is overlong it is as `drop`, and elsewhere nothing is trained
+    if spec.samples is None:
+        data.pop("selection", None)  # all rows, in any case
+    elif spec.selection == "first":
+        data.pop("seed", None)
+    return data
+
+
+def _train(spec: TrainSpec) -> dict[str, Any]:
+    train = spec.model_dump(exclude_defaults=True)
+    if not spec.normalization.by_micro_batch:
+        train.pop("normalization", None)  # sizes of micro-batches that change nothing
+    return train
 
 
 def evaluation_id(weights_digest: str, benchmark_digest: str, template_digest: str, sampling: SamplingSpec) -> str:

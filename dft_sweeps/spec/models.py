@@ -7,167 +7,83 @@ how fast it runs (`dft_sweeps.spec.identity`).
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-MOST_STEPS = 10_000_000
-"""Longer trials are a slip of the keyboard, and the plan lists the steps it evaluates."""
+from dft_sweeps.spec.data_models import (
+    ArithmeticSource,
+    DataSpec,
+    FileSource,
+    HubSource,
+    ModelSpec,
+    NuminaMathSource,
+    Source,
+)
+from dft_sweeps.spec.objective_models import (
+    AsftObjective,
+    DftObjective,
+    EaftObjective,
+    FocalObjective,
+    IwSftObjective,
+    Objective,
+    PowerObjective,
+    PsftObjective,
+    SentenceWeightedObjective,
+    SftObjective,
+)
+from dft_sweeps.spec.spec_model import Name, PathName, SpecModel
+from dft_sweeps.spec.train_models import (
+    MOST_STEPS,
+    LoraSpec,
+    NormalizationSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+    TrainSpec,
+)
 
-
-class SpecModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", value):
-        raise ValueError(
-            f"{value!r} cannot be a name: at most 64 of a-z, 0-9, `_`, `.` and `-`, beginning with a letter or digit"
-        )
-    return value
+__all__ = [
+    "MOST_STEPS",
+    "ArithmeticSource",
+    "AsftObjective",
+    "BenchmarkSpec",
+    "DataSpec",
+    "DftObjective",
+    "EaftObjective",
+    "EvaluationSpec",
+    "ExecutionSpec",
+    "FileSource",
+    "FocalObjective",
+    "HistogramSpec",
+    "HubSource",
+    "IwSftObjective",
+    "LoraSpec",
+    "ModelSpec",
+    "NormalizationSpec",
+    "NuminaMathSource",
+    "Objective",
+    "OptimizerSpec",
+    "PoolSpec",
+    "PowerObjective",
+    "PsftObjective",
+    "SamplingSpec",
+    "ScheduleSpec",
+    "SentenceWeightedObjective",
+    "SftObjective",
+    "Source",
+    "SpecModel",
+    "SweepSpec",
+    "TrainSpec",
+    "TrialSpec",
+    "VariantSpec",
+]
 
 
 def _metric_name(value: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value):
         raise ValueError(f"{value!r} cannot name a sampling: at most 64 of a-z, 0-9 and `_`, beginning with a letter")
     return value
-
-
-def _path(value: str) -> str:
-    if not value or "\0" in value:
-        raise ValueError(f"{value!r} names no file or directory")
-    if os.path.expanduser(value).startswith("~"):
-        raise ValueError(f"{value!r} begins in a home directory that there is not")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-PathName = Annotated[str, AfterValidator(_path)]
-
-
-# --- model and data ---------------------------------------------------------------------------------------------------
-
-
-class ModelSpec(SpecModel):
-    path: PathName = "embedded"
-    """`embedded` (the base policy shipped with the package), a local directory, or a Hugging Face model id."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model. It only says what to fetch: ids hash the content that is fetched."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype of training; weights and optimizer moments stay float32."""
-
-
-class ArithmeticSource(SpecModel):
-    """Worked additions and subtractions made by the package's own seeded generator."""
-
-    kind: Literal["arithmetic"]
-    samples: int = Field(ge=1, le=10_000_000)
-    """How many demonstrations to generate."""
-    levels: tuple[Annotated[int, Field(ge=1, le=3)], ...] = Field(default=(1, 2, 3), min_length=1)
-    """Difficulty levels to draw from, evenly."""
-    wrong_steps: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of demonstrations that contain a wrong step. Wrong steps favour DFT over SFT."""
-    seed: int = Field(default=0, ge=0)
-
-
-class FileSource(SpecModel):
-    """A JSON-lines (`.jsonl`, `.json`) or Parquet file with one row per demonstration."""
-
-    kind: Literal["file"]
-    path: PathName
-    """Relative paths start at the directory of the spec file."""
-    prompt: str = "prompt"
-    """Name of the field with the question."""
-    completion: str = "completion"
-    """Name of the field with the worked solution."""
-
-
-class HubSource(SpecModel):
-    """A Hugging Face dataset."""
-
-    kind: Literal["hub"]
-    id: str = Field(min_length=1)
-    name: str | None = None
-    """Configuration of the dataset, where it has several."""
-    revision: str | None = None
-    split: str = "train"
-    prompt: str = "prompt"
-    completion: str = "completion"
-
-
-Source = Annotated[ArithmeticSource | FileSource | HubSource, Field(discriminator="kind")]
-
-
-class DataSpec(SpecModel):
-    source: Source
-    samples: int | None = Field(default=None, ge=1)
-    """Use this many rows, drawn at random by `seed`; all rows by default."""
-    seed: int = Field(default=0, ge=0)
-    max_length: int = Field(default=2048, ge=2)
-    """Longest prompt plus completion, in tokens."""
-    overflow: Literal["error", "drop"] = "error"
-    """What to do with longer samples: refuse the spec, or leave them out and report how many."""
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-class SftObjective(SpecModel):
-    """Supervised fine-tuning: -log p."""
-
-    kind: Literal["sft"]
-
-
-class DftObjective(SpecModel):
-    """Dynamic fine-tuning, Eq. 9 of arXiv 2508.05629: -sg(p) log p."""
-
-    kind: Literal["dft"]
-
-
-Objective = Annotated[SftObjective | DftObjective, Field(discriminator="kind")]
-
-
-class OptimizerSpec(SpecModel):
-    """AdamW, with the values of the paper's recipe as defaults."""
-
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
-    eps: float = Field(default=1e-8, gt=0.0)
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    clip_norm: float = Field(default=1.0, gt=0.0)
-    """Largest global gradient norm; larger gradients are scaled down to it."""
-
-
-class ScheduleSpec(SpecModel):
-    kind: Literal["cosine", "constant"] = "cosine"
-    """After the linear warm-up: cosine decay to zero, or constant."""
-    warmup_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of all steps spent in linear warm-up."""
-
-
-class TrainSpec(SpecModel):
-    objective: Objective
-    learning_rate: float = Field(gt=0.0, le=1.0)
-    """Peak learning rate."""
-    batch_size: int = Field(ge=1)
-    """Samples per optimizer step, whatever the number of workers or micro-batches."""
-    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
-    """Optimizer steps; give this or `epochs`."""
-    epochs: float | None = Field(default=None, gt=0.0)
-    """Passes over the data; a last incomplete batch is left out, as in the paper's recipe."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the order of the samples."""
-    optimizer: OptimizerSpec = OptimizerSpec()
-    schedule: ScheduleSpec = ScheduleSpec()
-
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainSpec:
-        if (self.steps is None) == (self.epochs is None):
-            found = "neither is" if self.steps is None else "both are"
-            raise ValueError(f"give one of `steps` and `epochs`; {found} set")
-        return self
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -207,6 +123,17 @@ class SamplingSpec(SpecModel):
         return self
 
 
+class HistogramSpec(SpecModel):
+    """The shares of target tokens by their probability under the policy: the data of the paper's Figure 2."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Every so many steps; at the evaluated steps by default."""
+    samples: int = Field(default=32, ge=1)
+    """Training samples whose targets are counted, the same in every trial of one data."""
+    bins: int = Field(default=20, ge=2, le=1000)
+    """Bins of equal width over [0, 1]."""
+
+
 class EvaluationSpec(SpecModel):
     benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
     every: int | None = Field(default=None, ge=1)
@@ -216,6 +143,7 @@ class EvaluationSpec(SpecModel):
     samplings: dict[Annotated[str, AfterValidator(_metric_name)], SamplingSpec] = Field(min_length=1)
     """Ways to sample, by name. The first one gives `eval/<benchmark>/accuracy`, any other
     `eval_<name>/<benchmark>/accuracy`."""
+    histogram: HistogramSpec = HistogramSpec()
 
     @field_validator("benchmarks")
     @classmethod
@@ -235,6 +163,8 @@ class EvaluationSpec(SpecModel):
 class TrialSpec(SpecModel):
     """One fine-tuning run and how its checkpoints are measured."""
 
+    preset: Literal["corrected", "paper"] = "corrected"
+    """Where the values of fields come from that the spec does not give (`dft_sweeps.spec.presets`)."""
     model: ModelSpec = ModelSpec()
     data: DataSpec
     train: TrainSpec
@@ -256,8 +186,22 @@ class ExecutionSpec(SpecModel):
     """Most tokens in one forward pass of one worker."""
     pack_length: int = Field(default=512, ge=16)
     """Samples are packed into rows of this many tokens (longer where one sample is longer)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the policy's layers with torch.compile."""
+    attention: Literal["auto", "by_sample", "sdpa", "flex_attention", "flash_attention_2"] = "auto"
+    """How attention over packed samples is computed: by default as is fastest on the machine."""
+    save_every_s: float = Field(default=60.0, ge=0.0)
+    """Seconds between the states a killed trial goes on from; 0: after every step."""
     max_concurrent_trials: int | None = Field(default=None, ge=1)
     """Trials at a time; as many as the cluster holds by default."""
+
+    @model_validator(mode="after")
+    def _attends_where_it_can(self) -> ExecutionSpec:
+        if self.attention == "flash_attention_2" and not self.gpus_per_worker:
+            raise ValueError("attention flash_attention_2 needs gpus_per_worker of at least 1; auto works anywhere")
+        return self
 
 
 class PoolSpec(SpecModel):
@@ -280,7 +224,7 @@ class VariantSpec(SpecModel):
     """A named bundle of overrides, crossed with the axes."""
 
     name: Name
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default={})
     """Dotted path of a trial's field to its value. A path that is also an axis is fixed in this variant."""
 
 
@@ -290,7 +234,7 @@ class SweepSpec(SpecModel):
     description: str = ""
     trial: dict[str, Any]
     """The template every trial starts from: fields of a trial; axes and variants may give the rest."""
-    axes: dict[str, tuple[Any, ...]] = {}
+    axes: dict[str, tuple[Any, ...]] = Field(default={})
     """Dotted path of a trial's field to the values it takes; every combination is a trial."""
     variants: tuple[VariantSpec, ...] = ()
     execution: ExecutionSpec = ExecutionSpec()

@@ -11,6 +11,7 @@ from typing import Any
 
 from dft_sweeps.spec.expand import Trial
 from dft_sweeps.spec.models import ExecutionSpec, PoolSpec
+from dft_sweeps.spec.presets import Preset
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,16 @@ class TrialFacts:
     samples: int
     """Samples to train on."""
     overlong: int
-    """Samples left out because they are longer than `data.max_length`."""
+    """Samples longer than `data.max_length`: left out, or cut off there."""
     tokens_per_sample: float
     questions: int
     """Questions of all benchmarks together."""
+    dropped: int = 0
+    """Overlong samples that were left out."""
+    instruction: str = ""
+    """What is appended to every training prompt."""
+    prompted_otherwise: tuple[str, ...] = ()
+    """Benchmarks that append something else to their questions than the training prompts end with."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class Cell:
     """Tokens it trains on."""
     epochs: float
     overlong: int
+    dropped: int
+    preset: Preset
     evaluated_steps: tuple[int, ...]
     completions: int
     """Completions generated to evaluate it; step 0 is shared by all trials and counted once, in the plan's total."""
@@ -100,6 +109,8 @@ def _cell(trial: Trial, facts: TrialFacts, done: frozenset[str]) -> Cell:
         tokens=round(samples * facts.tokens_per_sample),
         epochs=samples / facts.samples,
         overlong=facts.overlong,
+        dropped=facts.dropped,
+        preset=trial.preset,
         evaluated_steps=evaluated,
         completions=(len(evaluated) - 1) * _completions_per_step(trial, facts),
         done=facts.training_id in done,

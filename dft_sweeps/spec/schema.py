@@ -111,13 +111,13 @@ def unknown_element(model: type[BaseModel], path: Sequence[str]) -> str | None:
 def user_path(location: Path, data: Any) -> Path:
     """pydantic's location without the tags of unions, as the user would write it."""
     path: list[str | int] = []
-    for position, element in enumerate(location):
+    for element in location:
         inside = (isinstance(data, dict) and element in data) or (
             isinstance(data, list | tuple) and isinstance(element, int) and element < len(data)
         )
         if inside:
             data = data[element]
-        is_tag = isinstance(data, dict) and data.get("kind") == element and position < len(location) - 1
+        is_tag = isinstance(data, dict) and data.get("kind") == element
         if inside or not (is_tag or element == "[key]"):
             path.append(element)
     return tuple(path)

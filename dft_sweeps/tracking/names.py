@@ -11,6 +11,10 @@ MEASURES_TAG = "dft.measures"
 EXPERIMENT_TAG = "dft.sweeps"
 """Set on every experiment that holds sweeps, so that a shared server is not searched whole."""
 PARENT_TAG = "mlflow.parentRunId"
+RESUMED_AT_TAG = "dft.resumed_at"
+"""On the run of an attempt that took up an earlier one: the step it went on from."""
+MIXED_PROVENANCE_TAG = "dft.mixed_provenance"
+"""On the run of a trial whose attempts ran under different conditions, so that its bits need not repeat: which."""
 
 SPEC_ARTIFACT = "spec.yaml"
 TRIALS_ARTIFACT = "trials.json"
@@ -29,7 +33,10 @@ TRAIN_METRICS = (
     "tokens_per_second",
     "tokens",
     "samples",
+    "peak_memory_gib",
+    "reference_kl",
 )
+"""Logged at every step; `reference_kl` for ASFT alone."""
 EVAL_METRICS = ("accuracy", "ci_low", "ci_high", "truncated", "no_answer", "ungradable")
 
 
@@ -37,6 +44,11 @@ def train_metric(name: str) -> str:
     """E.g. ``train/nll``."""
     assert name in TRAIN_METRICS, name
     return f"train/{name}"
+
+
+def probability_bin(index: int) -> str:
+    """Share of the targets whose probability lies in bin `index` of [0, 1], e.g. ``probability/bin_07``."""
+    return f"probability/bin_{index:02d}"
 
 
 def sampling_prefixes(samplings: Iterable[str]) -> dict[str, str]:

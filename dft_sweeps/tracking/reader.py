@@ -52,6 +52,10 @@ class TrialRow:
     params: dict[str, str]
     metrics: dict[str, float]
     """Every metric at its highest step."""
+    resumed_at: int | None
+    """The step this run went on from, of an attempt before it; None when it began at step 0."""
+    mixed_provenance: str | None
+    """How the conditions changed under which its attempts ran; None when they did not."""
 
 
 class Reader:
@@ -118,6 +122,8 @@ class Reader:
                     run_id=run.info.run_id if run else None,
                     params=dict(run.data.params) if run else {},
                     metrics={key: _measured(value) for key, value in run.data.metrics.items()} if run else {},
+                    resumed_at=_resumed_at(run) if run else None,
+                    mixed_provenance=run.data.tags.get(names.MIXED_PROVENANCE_TAG) if run else None,
                 )
             )
         return rows
@@ -217,6 +223,11 @@ def _no_such_sweep(wanted: str, candidates: Mapping[str, Run], experiments: Mapp
     what = f"{wanted!r} fits several sweeps" if several else f"no sweep {wanted!r}"
     more = f"\n  and {len(candidates) - len(lines)} more" if len(candidates) > len(lines) else ""
     return f"{what}; choose one of:\n" + "\n".join(lines) + more
+
+
+def _resumed_at(run: Run) -> int | None:
+    step = run.data.tags.get(names.RESUMED_AT_TAG)
+    return int(step) if step else None
 
 
 def _measured(value: float) -> float:

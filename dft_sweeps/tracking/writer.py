@@ -136,6 +136,18 @@ class Tracker:
         return len(metrics)
 
     @outage_as_error
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Sets the tags, over those of the same names.
+
+        Raises:
+            SpecError: a tag is longer than MLflow keeps.
+        """
+        from mlflow.entities import RunTag
+
+        check_limits(tags)
+        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    @outage_as_error
     def finish(self, run_id: str, status: Ended) -> None:
         self._client.set_terminated(run_id, status=status)
         self._logged.pop(run_id, None)

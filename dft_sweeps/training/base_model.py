@@ -28,10 +28,11 @@ from dft_sweeps.data.encode import Sample, encode, prompt_ids
 from dft_sweeps.data.sources import load_demonstrations
 from dft_sweeps.data.tokenizer import save_tokenizer
 from dft_sweeps.evaluation.grading import last_boxed
-from dft_sweeps.spec.models import ArithmeticSource, DataSpec, ScheduleSpec, SftObjective, TrainSpec
+from dft_sweeps.spec.models import ArithmeticSource, DataSpec, ExecutionSpec, ScheduleSpec, SftObjective, TrainSpec
 from dft_sweeps.training.loop import StepDone, train
 from dft_sweeps.training.policy import Policy
 from dft_sweeps.training.sharding import Ranks
+from dft_sweeps.training.state import TrainState
 
 CONTEXT = 4096
 """Longest sequence in tokens. Mathematical text costs about 0.8 tokens a byte, so benchmark prompts fit."""
@@ -66,14 +67,14 @@ def training_samples(tokenizer: PreTrainedTokenizerBase, count: int, wrong_steps
     """Demonstrations of all levels in tokens."""
     source = ArithmeticSource(kind="arithmetic", samples=count, wrong_steps=wrong_steps, seed=seed)
     rows = load_demonstrations(source, Path()).rows
-    return encode(rows, DataSpec(source=source), tokenizer).samples
+    return encode(rows, DataSpec(source=source), tokenizer)
 
 
 def fit(model: PreTrainedModel, samples: Sequence[Sample], settings: TrainSpec, every: int) -> None:
     """Trains in place and prints a line every so many steps."""
     started = time.perf_counter()
-    events = train(Policy(model), samples, settings, frozenset(), MICRO_BATCH_TOKENS, PACK_LENGTH, Ranks())
-    for event in events:
+    limits = ExecutionSpec(micro_batch_tokens=MICRO_BATCH_TOKENS, pack_length=PACK_LENGTH)
+    for event in train(TrainState(Policy(model), settings), samples, frozenset(), limits, Ranks()):
         if isinstance(event, StepDone) and event.step % every == 0:
             elapsed = time.perf_counter() - started
             print(

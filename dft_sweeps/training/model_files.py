@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,6 @@ class ModelFiles:
     digest: str
     """Weights, configuration and tokenizer together."""
     parameters: int
-    vocabulary: int
     context: int
     """Longest sequence of tokens the model was made for."""
 
@@ -133,18 +134,20 @@ def inspect_model(directory: Path) -> ModelFiles:
             do not fit it, a tokenizer that does not fit, or a head that this package does not compute exactly.
     """
     import torch
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if not (directory / "config.json").is_file():
         raise SpecError(f"{directory}: no config.json, so this is no model directory")
-    try:
+    with _loading(directory):
         config = AutoConfig.from_pretrained(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise SpecError(f"{directory}: the model does not load: {' '.join(str(error).split())[:300]}") from error
+    if config.get_text_config() is not config:
+        raise SpecError(f"{directory}: {config.model_type} is made of several models; only a language model is trained")
+    context = getattr(config, "max_position_embeddings", None)
+    with _loading(directory), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    if context is None:
+        raise SpecError(f"{directory}: {config.model_type} has no positions, so packed samples cannot be told apart")
     # Without these files transformers makes an empty tokenizer, in which every text is no token at all.
     if not any((directory / name).is_file() for name in ("tokenizer.json", *tokenizer.vocab_files_names.values())):
         raise SpecError(f"{directory}: no tokenizer files")
@@ -159,9 +162,19 @@ def inspect_model(directory: Path) -> ModelFiles:
         weights_digest=weights,
         digest=_model_digest(directory, weights),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        vocabulary=config.vocab_size,
-        context=config.max_position_embeddings,
+        context=context,
     )
+
+
+@contextmanager
+def _loading(directory: Path) -> Iterator[None]:
+    """What transformers raises on broken directories becomes a SpecError."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise SpecError(f"{directory}: the model does not load: {' '.join(str(error).split())[:300]}") from error
 
 
 def refuse_unsupported_head(model: Any, where: str) -> None:

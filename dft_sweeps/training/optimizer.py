@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -10,16 +11,16 @@ from torch import nn
 from dft_sweeps.spec.models import ScheduleSpec, TrainSpec
 
 
-def adamw(policy: nn.Module, train: TrainSpec) -> torch.optim.AdamW:
-    """AdamW over all parameters, weight decay included on every one of them, as in the published recipe."""
+def adamw(parameters: Iterable[nn.Parameter], train: TrainSpec) -> torch.optim.AdamW:
+    """AdamW over all that is trained, weight decay on every parameter of it, as in the published recipe."""
     settings = train.optimizer
     return torch.optim.AdamW(
-        policy.parameters(),
+        parameters,
         lr=train.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
         weight_decay=settings.weight_decay,
-        foreach=True,
+        fused=True,
     )
 
 

@@ -11,7 +11,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from dft_sweeps.training.decoder import decoder_layers
+from dft_sweeps.training.lora import merged_state
 from dft_sweeps.training.policy import Policy
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, dist.tensor.DTensor) else tensor
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,9 @@ class Ranks:
         """Shards each decoder layer and then the root, whose forward holds the head. In place."""
         if self.world_size > 1:
             mesh = dist.device_mesh.init_device_mesh(policy.model.device.type, (self.world_size,))
-            for layer in policy.model.get_decoder().layers:
-                fully_shard(layer, mesh=mesh)
+            for model in filter(None, (policy.model, policy.reference)):
+                for layer in decoder_layers(model):
+                    fully_shard(layer, mesh=mesh)
             fully_shard(policy, mesh=mesh)
         return policy
 
@@ -49,11 +57,17 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
     def full_state(self, policy: Policy) -> dict[str, Tensor]:
-        """The whole model's weights on the CPU of rank 0 (collective); empty on the other ranks."""
+        """The whole model's weights on the CPU of rank 0, adapters merged (collective); empty on the other ranks."""
+        return merged_state(policy.model, self._full_state)
+
+    def _full_state(self, model: nn.Module) -> dict[str, Tensor]:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         if self.world_size == 1:
-            return {name: tensor.detach().cpu() for name, tensor in policy.model.state_dict().items()}
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_model_state_dict(policy.model, options=options)
+            return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

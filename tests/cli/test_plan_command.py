@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from dft_sweeps.cli import plan
 from dft_sweeps.cli.main import COMMANDS, group
+from dft_sweeps.data.sources import STEP_BY_STEP
 from dft_sweeps.tracking.writer import Tracker
 from tests.spec.example import edited, write
 
@@ -68,7 +69,10 @@ def test_plan_of_the_quickstart(tmp_path: Path) -> None:
         assert trial["evaluated_steps"][-1] == trial["steps"]
         assert trial["tokens"] > trial["steps"] * trial["batch_size"]
         assert trial["completions"] == (len(trial["evaluated_steps"]) - 1) * found["base_completions"]
-        assert (trial["done"], trial["overlong"]) == (False, 0)
+        assert (trial["done"], trial["overlong"], trial["dropped"]) == (False, 0, 0)
+        assert trial["preset"]["name"] == "corrected"
+        assert trial["preset"]["values"]["model.dtype"] == "float32"
+    assert found["prompts"] == "Training and evaluation prompts agree."
     assert not (tmp_path / "storage").exists()
 
 
@@ -98,6 +102,49 @@ def test_plan_says_what_is_left_out_and_what_is_missing(tmp_path: Path) -> None:
     assert found["concurrent_trials"] == 0
     assert found["missing"].startswith("too few CPUs: ")
     assert found["missing"] in words
+
+
+def test_plan_of_the_small_crossing(tmp_path: Path) -> None:
+    found = json.loads(
+        planned(tmp_path / "storage", QUICKSTART.with_name("recipe_2x2_quickstart.yaml"), "--json").stdout
+    )
+    cells = {tuple(trial["axes"].values()) for trial in found["trials"]}
+    assert len(cells) == len({trial["fingerprint"] for trial in found["trials"]}) == 32
+    assert {cell[:3] for cell in cells} == {
+        (dtype, summed, objective)
+        for dtype in ("float32", "bfloat16")
+        for summed in (False, True)
+        for objective in ("sft", "dft")
+    }
+
+
+def test_plan_says_what_the_preset_set_and_what_becomes_of_overlong_samples(tmp_path: Path) -> None:
+    text = edited("max_length: 160", "max_length: 24").replace("  train:\n", "  preset: paper\n  train:\n")
+    spec = write(tmp_path, text)
+    words = " ".join(planned(tmp_path, spec, "--set", "variants=[]").stdout.split())
+    trial = json.loads(planned(tmp_path, spec, "--set", "variants=[]", "--json").stdout)["trials"][0]
+    assert f"Recipe: {trial['preset']['words']}." in words
+    assert trial["preset"]["words"].startswith("preset paper: computed in bfloat16, parameters and AdamW moments in ")
+    assert 0 < trial["dropped"] < trial["overlong"]
+    assert (
+        f"{trial['overlong']} samples of each trial's data are longer than data.max_length and cut off there; "
+        f"{trial['dropped']} of them left out, for their prompts alone fill it." in words
+    )
+
+
+def test_plan_tells_recipes_and_prompts_apart(tmp_path: Path) -> None:
+    text = edited("  train.learning_rate", "  preset: [corrected, paper]\n  train.learning_rate")
+    questions = tmp_path / "amc23.jsonl"
+    questions.write_text('{"question": "What is 1+1?", "answer": 2}\n', encoding="utf-8")
+    benchmark = f"trial.evaluation.benchmarks=[{{name: amc23, path: {questions}}}]"
+    axis = f"axes.data.instruction={json.dumps(['', STEP_BY_STEP])}"
+    spec = write(tmp_path, text)
+    arguments = ["--set", benchmark, "--set", axis, "--set", "pool.max_model_len=400"]
+    words = " ".join(planned(tmp_path, spec, *arguments).stdout.split())
+    assert "Recipe of 16 trials: preset corrected: computed in float32, " in words
+    assert "Recipe of 16 trials: preset paper: computed in bfloat16, " in words
+    differ = "Training and evaluation prompts differ in 16 of 32 trials. What follows a question: in training nothing; "
+    assert f"{differ}in amc23 {STEP_BY_STEP!r}." in words
 
 
 def test_plan_knows_what_is_done(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -57,6 +59,22 @@ def test_every_sample_lies_whole_in_a_row_with_positions_of_its_own(
 
 
 @given(samples=sample_lists(), row_length=st.integers(1, 40), tokens=st.integers(1, 120))
+def test_columns_and_sample_numbers_go_with_their_targets(samples: list[Sample], row_length: int, tokens: int) -> None:
+    numbered = [
+        replace(sample, columns={"token": np.array(sample.ids[sample.first_target :], dtype=np.float32)})
+        for sample in samples
+    ]
+    seen: list[int] = []
+    for batch in micro_batches(numbered, row_length, tokens):
+        labels = batch.labels[batch.labels != IGNORE]
+        assert batch.columns["token"].tolist() == labels.tolist()
+        members = [samples[member].ids for member in batch.members]
+        assert all(label in members[index] for label, index in zip(labels, batch.sample, strict=True))
+        seen += batch.members
+    assert sorted(seen) == list(range(len(samples)))
+
+
+@given(samples=sample_lists(), row_length=st.integers(1, 40), tokens=st.integers(1, 120))
 def test_micro_batches_keep_to_their_size_unless_a_single_row_is_larger(
     samples: list[Sample], row_length: int, tokens: int
 ) -> None:
@@ -107,8 +125,9 @@ def test_targets_of_prompts_of_any_length(prompt_length: int, targets: int) -> N
 
 
 def test_the_empty_micro_batch_has_no_target() -> None:
-    batch = empty_micro_batch()
+    batch = empty_micro_batch(["scale"])
     assert isinstance(batch, MicroBatch) and batch.ids.shape == (1, 1) and batch.targets == 0
+    assert {name: column.shape for name, column in batch.columns.items()} == {"scale": (0,)}
     assert micro_batches([], 8, 8) == []
 
 

@@ -8,9 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from dft_sweeps.data.sources import Demonstration, load_demonstrations, numbered_rows
+from dft_sweeps.data.sources import STEP_BY_STEP, Demonstration, load_demonstrations, numbered_rows
+from dft_sweeps.evaluation.benchmarks import prompt_suffix
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.spec.models import ArithmeticSource, FileSource, HubSource
+from dft_sweeps.spec.identity import digest
+from dft_sweeps.spec.models import ArithmeticSource, FileSource, HubSource, NuminaMathSource
 
 ROWS = [{"prompt": f"{i} + {i} = ? é", "completion": f"{2 * i}", "level": i} for i in range(5)]
 
@@ -41,17 +43,19 @@ def test_all_formats_give_the_same_demonstrations_and_digest(name: str, tmp_path
 
 
 def test_the_digest_is_of_what_is_trained_on_in_its_order(tmp_path: Path) -> None:
-    def digest(rows: list[dict[str, Any]], **fields: str) -> str:
+    def identity(rows: list[dict[str, Any]], **fields: str) -> str:
         write(tmp_path / "rows.jsonl", jsonl(rows))
         return load_demonstrations(source("rows.jsonl", **fields), tmp_path).digest
 
-    original = digest(ROWS)
-    assert digest([{**row, "level": "other"} for row in ROWS]) == original
+    original = identity(ROWS)
+    assert identity([{**row, "level": "other"} for row in ROWS]) == original
     renamed = [{"q": row["prompt"], "a": row["completion"]} for row in ROWS]
-    assert digest(renamed, prompt="q", completion="a") == original
-    assert len({original, digest(ROWS[::-1]), digest(ROWS[1:]), digest([*ROWS[:-1], ROWS[0]])}) == 4
+    assert identity(renamed, prompt="q", completion="a") == original
+    assert len({original, identity(ROWS[::-1]), identity(ROWS[1:]), identity([*ROWS[:-1], ROWS[0]])}) == 4
+    rows = [[row["prompt"], row["completion"]] for row in ROWS]
+    assert original == digest(rows)
     # Where one text ends and the next begins is part of it.
-    assert digest([{"prompt": "ab", "completion": "c"}]) != digest([{"prompt": "a", "completion": "bc"}])
+    assert identity([{"prompt": "ab", "completion": "c"}]) != identity([{"prompt": "a", "completion": "bc"}])
 
 
 def test_a_last_line_without_newline_and_other_line_ends(tmp_path: Path) -> None:
@@ -162,3 +166,56 @@ def test_a_dataset_that_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyP
     hub = HubSource(kind="hub", id="someone/some-dataset")
     with pytest.raises(SpecError, match=r"dataset 'someone/some-dataset' \(split 'train'\) cannot be loaded: "):
         load_demonstrations(hub, tmp_path)
+
+
+def test_an_instruction_follows_every_prompt_and_is_in_the_digest(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", jsonl(ROWS))
+    plain = load_demonstrations(source("rows.jsonl"), tmp_path)
+    asked = load_demonstrations(source("rows.jsonl"), tmp_path, "\nThink.")
+    assert asked.rows == tuple(Demonstration(f"{row.prompt}\nThink.", row.completion) for row in plain.rows)
+    assert load_demonstrations(source("rows.jsonl"), tmp_path, "") == plain
+    inside = [{**row, "prompt": f"{row['prompt']}\nThink."} for row in ROWS]
+    write(tmp_path / "inside.jsonl", jsonl(inside))
+    assert load_demonstrations(source("inside.jsonl"), tmp_path).digest == asked.digest != plain.digest
+
+
+NUMINA = [{"source": "aops", "problem": f"Find {i}.", "solution": f"\\boxed{{{i}}}", "messages": []} for i in range(4)]
+
+
+def numina(**fields: str) -> NuminaMathSource:
+    return NuminaMathSource.model_validate({"kind": "numinamath_cot"} | fields)
+
+
+@pytest.mark.parametrize("name", ["numina.jsonl", "numina.parquet"])
+def test_numinamath_is_asked_what_the_benchmarks_ask(name: str, tmp_path: Path) -> None:
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(NUMINA), tmp_path / name)
+    else:
+        write(tmp_path / name, jsonl(NUMINA))
+    found = load_demonstrations(numina(path=name), tmp_path)
+    assert found.rows[3] == Demonstration("Find 3." + STEP_BY_STEP, "\\boxed{3}")
+    assert {prompt_suffix(benchmark) for benchmark in ("amc23", "gsm8k")} == {STEP_BY_STEP}
+    published = load_demonstrations(numina(path=name), tmp_path, "")
+    assert [row.prompt for row in published.rows] == [row["problem"] for row in NUMINA]
+    plain = source(name, prompt="problem", completion="solution")
+    assert load_demonstrations(plain, tmp_path) == published
+    assert load_demonstrations(plain, tmp_path, STEP_BY_STEP) == found
+
+
+def test_numinamath_lies_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def read(*arguments: Any) -> list[dict[str, Any]]:
+        asked.append(arguments)
+        return NUMINA
+
+    monkeypatch.setattr("dft_sweeps.data.sources.read_hub_rows", read)
+    found = load_demonstrations(numina(revision="main"), tmp_path)
+    assert asked == [("AI-MO/NuminaMath-CoT", None, "main", "train", ("problem", "solution"))]
+    assert len(found.rows) == 4
+    write(tmp_path / "empty.jsonl", "")
+    with pytest.raises(SpecError, match="numinamath_cot source has no rows"):
+        load_demonstrations(numina(path="empty.jsonl"), tmp_path)
+    write(tmp_path / "other.jsonl", jsonl(ROWS))
+    with pytest.raises(SpecError, match=r"row 1: no field 'problem'; it has 'prompt', 'completion', 'level'"):
+        load_demonstrations(numina(path="other.jsonl"), tmp_path)

@@ -41,6 +41,11 @@ def interrupt(pid: int, mark: str) -> None:
     os.killpg(pid, signal.SIGINT)
 
 
+def kill_hard(pid: int, mark: str) -> None:
+    """kill -9 of the command and its process group: nothing of it gets to clean up."""
+    os.killpg(pid, signal.SIGKILL)
+
+
 def kill_train_worker(pid: int, mark: str) -> None:
     """kill -9 of the process in which a trial trains."""
     for process in marked(mark):
@@ -51,11 +56,13 @@ def kill_train_worker(pid: int, mark: str) -> None:
 def run(
     *arguments: str,
     at_line: str | None = None,
+    when: Callable[[], bool] | None = None,
     do: Callable[[int, str], None] = interrupt,
     environment: dict[str, str] | None = None,
     timeout_s: float = 400,
 ) -> Finished:
-    """`dft-sweeps` with these arguments; at the first line that holds `at_line`, calls `do` with its pid and mark."""
+    """`dft-sweeps` with these arguments; at the first line that holds `at_line`, or once `when` holds, calls `do` with
+    its pid and mark."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     own = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     process = subprocess.Popen(
@@ -69,6 +76,8 @@ def run(
     )
     watchdog = threading.Timer(timeout_s, process.kill)
     watchdog.start()
+    if when is not None:
+        threading.Thread(target=_wait_and_do, args=(when, do, process, mark), daemon=True).start()
     lines = []
     done = at_line is None
     assert process.stdout is not None
@@ -79,7 +88,24 @@ def run(
             do(process.pid, mark)
     code = process.wait()
     watchdog.cancel()
-    return Finished(code, lines, [" ".join(left.cmdline())[:120] for left in marked(mark)])
+    return Finished(code, lines, [" ".join(left.cmdline())[:120] for left in _survivors(mark, code)])
+
+
+def _wait_and_do(
+    when: Callable[[], bool], do: Callable[[int, str], None], process: subprocess.Popen[str], mark: str
+) -> None:
+    while process.poll() is None:
+        if when():
+            return do(process.pid, mark)
+        time.sleep(0.002)
+
+
+def _survivors(mark: str, code: int) -> list[psutil.Process]:
+    """Processes that outlived the command; after a kill -9 those that are left when the others have noticed."""
+    deadline = time.monotonic() + (60 if code == -signal.SIGKILL else 0)
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
 
 
 def marked(mark: str) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -9,19 +10,21 @@ import pytest
 
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.conftest import FinishedSweep
-from tests.end_to_end.running import SPEC, kill_train_worker, run
+from tests.end_to_end.running import SPEC, kill_hard, kill_train_worker, run
+from tests.orchestration.real_trials import TIMES_AND_MEMORY, saved_step
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+LONGER = ("--set", "trial.train.steps=40", "--set", "trial.evaluation.every=20", "--set", "execution.save_every_s=0")
 
 
 def curves(tracking_uri: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Every curve of the sweep by trial and metric, but for those that tell the time."""
+    """Every curve of the sweep by trial and metric, but those that no computation determines."""
     reader = Reader(tracking_uri)
     return {
         (trial.training_id, key): reader.curve(trial.run_id, key)
         for trial in reader.trials(reader.find_sweep("end-to-end"))
         for key in trial.metrics
-        if key != "train/tokens_per_second"
+        if key not in TIMES_AND_MEMORY
     }
 
 
@@ -57,10 +60,32 @@ def test_ctrl_c_while_services_start_leaves_nothing(tmp_path: Path) -> None:
     assert interrupted.left == []
 
 
+def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(tmp_path: Path) -> None:
+    whole = run("run", str(SPEC), *LONGER, "--storage", str(tmp_path / "whole"))
+    assert whole.code == 0, whole.text
+    storage, step = tmp_path / "killed", random.randint(2, 35)
+    arguments = ("run", str(SPEC), *LONGER, "--storage", str(storage))
+    killed = run(*arguments, when=lambda: saved_step(storage) >= step, do=kill_hard)
+    assert killed.code == -9, killed.text
+    assert killed.left == []
+    reader = Reader(f"sqlite:///{storage / 'mlflow.db'}")
+    assert [trial.status for trial in reader.trials(reader.find_sweep("end-to-end"))] == ["RUNNING", "RUNNING"]
+    reached = saved_step(storage)
+    assert reached >= step
+
+    resumed = run(*arguments)
+    assert resumed.code == 0, resumed.text
+    assert f"objective=sft: resumed at step {reached} of 40" in resumed.text
+    first, second = reader.trials(reader.find_sweep("end-to-end"))
+    assert (first.resumed_at, second.resumed_at) == (reached, None)
+    assert {first.status, second.status} == {"FINISHED"}
+    assert (first.mixed_provenance, second.mixed_provenance) == (None, None)
+    assert curves(f"sqlite:///{storage / 'mlflow.db'}") == curves(f"sqlite:///{tmp_path / 'whole' / 'mlflow.db'}")
+
+
 def test_a_killed_worker_fails_its_trial_alone(tmp_path: Path) -> None:
-    arguments = ("run", str(SPEC), "--storage", str(tmp_path), "--set", "trial.train.steps=40",
-                 "--set", "trial.evaluation.every=40")  # fmt: skip
-    disturbed = run(*arguments, at_line="objective=sft: first step", do=kill_train_worker)
+    arguments = ("run", str(SPEC), "--storage", str(tmp_path), *LONGER)
+    disturbed = run(*arguments, when=lambda: saved_step(tmp_path) >= 3, do=kill_train_worker)
     assert disturbed.code == 1, disturbed.text
     assert re.search("objective=sft: FAILED: .*(died|unexpectedly|dead)", disturbed.text)
     assert "1 trials finished, 0 reused, 1 failed" in disturbed.text
@@ -72,6 +97,7 @@ def test_a_killed_worker_fails_its_trial_alone(tmp_path: Path) -> None:
     mended = run(*arguments)
     assert mended.code == 0, mended.text
     assert "1 of 2 trials are finished already" in mended.text
+    assert re.search(r"objective=sft: resumed at step \d+ of 40", mended.text)
     assert [trial.status for trial in reader.trials(reader.find_sweep("end-to-end"))] == ["FINISHED", "FINISHED"]
     first = reader.trials(reader.find_sweep("end-to-end"))[0]
     assert [step for step, _ in reader.curve(first.run_id, "train/nll")] == list(range(1, 41))

@@ -8,11 +8,14 @@ import pyarrow.parquet
 import pytest
 
 from dft_sweeps.data.arithmetic import problems
+from dft_sweeps.evaluation import benchmarks
 from dft_sweeps.evaluation.benchmarks import Benchmark, benchmark_names, load_benchmark
+from dft_sweeps.evaluation.gold_answers import Gold
 from dft_sweeps.evaluation.grading import GRADERS
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import BenchmarkSpec
 
+FILES = Path(benchmarks.__file__).parent / "benchmark_files"
 ROWS = [
     {"question": "How many legs have two cats?", "answer": "Each has 4. #### is the mark.\n#### 8"},
     {"question": "What is 1000 + 450?", "answer": "#### 1,450"},
@@ -29,10 +32,16 @@ def load(name: str, path: Path | str | None = None, limit: int | None = None) ->
 
 
 def test_every_shipped_file_is_valid_and_names_a_grader(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "rows.jsonl", ROWS)
-    assert benchmark_names() == ["amc23", "arithmetic_1", "arithmetic_2", "arithmetic_3", "gsm8k"]
+    fields = {"problem": "q", "question": "q", "solution": r"\boxed{7}", "answer": "#### 7", "final_answer": ["7"]}
+    path = write_lines(tmp_path / "rows.jsonl", [fields])
+    assert benchmark_names() == [
+        "aime24", "amc23", "arithmetic_1", "arithmetic_2", "arithmetic_3", "gsm8k", "math500", "minerva_math",
+        "olympiadbench",
+    ]  # fmt: skip
     for name in benchmark_names():
         assert load(name, path).grader in GRADERS
+        lines = [line for line in (FILES / f"{name}.yaml").read_text(encoding="utf-8").splitlines() if line]
+        assert len(lines) <= 15
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
@@ -59,14 +68,61 @@ def test_numbers_become_text(tmp_path: Path) -> None:
     assert [question.answer for question in benchmark.questions] == ["27", "-1", "0.5", "12"]
 
 
-def test_the_shared_files_load_whole(shared_benchmarks: Path) -> None:
-    gsm8k = load("gsm8k", shared_benchmarks / "gsm8k.jsonl")
-    amc23 = load("amc23", shared_benchmarks / "amc23.jsonl")
-    assert (len(gsm8k.questions), len(amc23.questions)) == (1319, 40)
-    assert gsm8k.questions[0].answer == "18"
-    assert amc23.questions[3].answer == "3159"
-    for benchmark in (gsm8k, amc23):
-        assert all(int(question.answer.replace(",", "")) is not None for question in benchmark.questions)
+@pytest.mark.parametrize(
+    ("name", "count", "number", "answer"),
+    [
+        ("math500", 500, 0, r"\left( 3, \frac{\pi}{2} \right)"),
+        ("minerva_math", 272, 1, "4.5e33"),
+        ("olympiadbench", 675, 13, "$69$,$84$"),
+        ("aime24", 30, 7, "025"),
+        ("amc23", 40, 3, "3159"),
+        ("gsm8k", 1319, 0, "18"),
+    ],
+)
+def test_the_shared_files_load_whole(shared_benchmarks: Path, name: str, count: int, number: int, answer: str) -> None:
+    benchmark = load(name, shared_benchmarks / f"{name}.jsonl")
+    assert len(benchmark.questions) == count
+    assert benchmark.questions[number].answer == answer
+    assert benchmark.grader == "strict"
+    suffix = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+    assert all(question.prompt_text.endswith(suffix) for question in benchmark.questions)
+
+
+def test_golds_of_the_shared_files_carry_what_the_graders_need(shared_benchmarks: Path) -> None:
+    minerva, olympiad, aime, math = (
+        load(name, shared_benchmarks / f"{name}.jsonl").questions
+        for name in ("minerva_math", "olympiadbench", "aime24", "math500")
+    )
+    assert minerva[1].gold == Gold(r"4.5 \times 10^{33}", "4.5e33", tolerance=0.4999999e32, keeps_units=True)
+    assert minerva[20].gold == Gold("6630", "6630", keeps_units=True)
+    assert olympiad[13].gold == Gold("69,84", "69,84", several=True)
+    assert olympiad[316].gold == Gold("4.2", "4.2", tolerance=0.1, unit="%")
+    assert sum(question.gold.several for question in olympiad) == 94
+    assert sum(question.gold.unit != "" for question in olympiad) == 8
+    assert aime[7].gold == Gold("025", "25")
+    assert math[383].gold.paper == r"x\in[-2,7]"
+
+
+def test_a_solution_without_a_box_and_a_senseless_error_are_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "minerva.jsonl", [{"problem": "q", "solution": "It is 7."}])
+    with pytest.raises(SpecError, match=r"row 1: field 'solution' has no .boxed.. with an answer"):
+        load("minerva_math", path)
+    for error in ("much", "-1", "nan"):
+        path = write_lines(tmp_path / "olympiad.jsonl", [{"question": "q", "final_answer": ["7"], "error": error}])
+        with pytest.raises(SpecError, match=f"row 1: field 'error' holds '{error}', no positive number"):
+            load("olympiadbench", path)
+    path = write_lines(tmp_path / "olympiad.jsonl", [{"question": "q", "final_answer": ["7", "8"]}])
+    with pytest.raises(SpecError, match="no text or number in field 'final_answer'"):
+        load("olympiadbench", path)
+
+
+def test_what_only_the_graders_need_changes_the_digest(tmp_path: Path) -> None:
+    row = {"question": "q", "final_answer": ["1,2"], "is_multiple_answer": True, "unit": None, "error": None}
+    rows = [row, row | {"is_multiple_answer": False}, row | {"error": "0.5"}, row | {"unit": "km"}]
+    digests = {
+        load("olympiadbench", write_lines(tmp_path / f"{at}.jsonl", [each])).digest for at, each in enumerate(rows)
+    }
+    assert len(digests) == len(rows)
 
 
 def test_relative_path_starts_at_the_base_directory_and_parquet_equals_json_lines(tmp_path: Path) -> None:
@@ -103,7 +159,7 @@ def test_limit_is_stated_only_where_it_leaves_something_out(
 def test_unknown_name_is_refused_with_the_nearest_and_all(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"^unknown benchmark 'gsm8'; did you mean 'gsm8k'\?$"):
         load("gsm8")
-    with pytest.raises(SpecError, match=r"unknown benchmark 'zzz'; valid are amc23, arithmetic_1, .*, gsm8k$"):
+    with pytest.raises(SpecError, match=r"unknown benchmark 'zzz'; valid are aime24, amc23, .*, olympiadbench$"):
         load("zzz")
     with pytest.raises(SpecError, match=r"unknown benchmark '\.\./gsm8k'"):
         load("../gsm8k")

@@ -12,8 +12,19 @@ import pytest
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.orchestration.coordinator import Coordinator
 from dft_sweeps.orchestration.evaluations import Evaluated
-from dft_sweeps.orchestration.mailbox import Checkpoint, CheckpointWritten, TrialFailed
+from dft_sweeps.orchestration.mailbox import (
+    Checkpoint,
+    CheckpointWritten,
+    NonFinite,
+    StepRow,
+    StepRows,
+    TrialFailed,
+    TrialNote,
+    TrialProvenance,
+    TrialStarted,
+)
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial, prepare
+from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.tuning import TrainingEnded
 from dft_sweeps.spec.load import load_sweep
 from tests.end_to_end.running import SPEC
@@ -28,6 +39,11 @@ class Notes:
         self.points: list[tuple[str, int]] = []
         self.ends: dict[str, str] = {}
         self.submitted: list[int] = []
+        self.directories: list[str] = []
+        self.steps: list[int] = []
+        self.tags: dict[str, str] = {}
+        self.files: list[Path] = []
+        self.lines: list[str] = []
 
     def is_complete(self, trial: PreparedTrial) -> bool:
         return False
@@ -37,11 +53,21 @@ class Notes:
         self.points.append((trial.training_id, evaluated.step))
         return "50%"
 
+    def log_steps(self, training_id: str, rows: list[StepRow]) -> None:
+        self.steps += [row.step for row in rows]
+
+    def tag(self, training_id: str, tags: dict[str, str]) -> None:
+        self.tags |= tags
+
+    def add_file(self, training_id: str, path: Path) -> None:
+        self.files.append(path)
+
     def finish(self, training_id: str, status: str) -> None:
         self.ends[training_id] = status
 
     def submit(self, training_id: str, checkpoint: Checkpoint) -> None:
         self.submitted.append(checkpoint.step)
+        self.directories.append(checkpoint.directory)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +82,7 @@ def notes() -> Notes:
 
 @pytest.fixture
 def coordinator(prepared: PreparedSweep, notes: Notes, tmp_path: Path) -> Coordinator:
-    return Coordinator(prepared, notes, tmp_path, lambda topic, line: None)
+    return Coordinator(prepared, notes, tmp_path, lambda topic, line: notes.lines.append(line))
 
 
 def written(training_id: str, step: int) -> CheckpointWritten:
@@ -128,3 +154,58 @@ def test_checkpoints_of_another_schedule_are_kept_but_not_evaluated(coordinator:
     trial = next(iter(coordinator._states))
     coordinator._handle(written(trial, 2), notes)
     assert notes.submitted == []
+
+
+def trained(step: int) -> StepRow:
+    return StepRow(step, 9_000 + step, {"train/objective": 0.5, "train/nll": 0.25, "train/tokens_per_second": 1e3})
+
+
+def test_what_an_attempt_takes_up_becomes_part_of_its_run(
+    coordinator: Coordinator, notes: Notes, prepared: PreparedSweep, tmp_path: Path
+) -> None:
+    trial = next(iter(coordinator._states))
+    files = TrialFiles(tmp_path, trial)
+    files.fresh({})
+    files.append_rows([StepRow(0, 1, {"probability/bin_00": 1.0}), *map(trained, range(1, 6))])  # step 5 is its own
+    for step in (0, 2, 3):
+        files.add_checkpoint(Checkpoint(step, f"old/{step}", "weights", CANARY))
+    coordinator._handle(TrialStarted(trial, 5_000, 8_000, 4, ""), notes)
+    coordinator._handle(TrialProvenance(trial, {"dft.resumed_at": "4"}), notes)
+    coordinator._handle(StepRows(trial, (trained(5), trained(6))), notes)
+    assert notes.steps == [0, 1, 2, 3, 4, 5, 6]
+    assert notes.submitted == [0, 3]  # step 2 is of another schedule
+    assert notes.directories == [str(prepared.model.directory), "old/3"]  # the base model lies where it lies now
+    assert notes.tags == {"dft.resumed_at": "4"}
+    assert notes.lines == [
+        "objective=sft: started; its worker was up after 3 s",
+        "objective=sft: resumed at step 4 of 6",
+        "objective=sft: first step 4 s after the trial's start",
+        "objective=sft: step 6/6  objective 0.5000  nll 0.2500  1,000 tokens/s",
+    ]
+
+
+def test_a_trial_that_starts_again_says_why(coordinator: Coordinator, notes: Notes) -> None:
+    trial = next(iter(coordinator._states))
+    coordinator._handle(TrialStarted(trial, 0, 0, 0, "the rows of the steps 3 are lost"), notes)
+    coordinator._handle(TrialNote(trial, "reference log-probabilities found"), notes)
+    assert notes.lines[1:] == [
+        "objective=sft: starts from step 0 again: the rows of the steps 3 are lost",
+        "objective=sft: reference log-probabilities found",
+    ]
+    assert (notes.steps, notes.submitted) == ([], [])
+
+
+def test_a_row_without_an_optimizer_step_is_logged_and_not_shown(coordinator: Coordinator, notes: Notes) -> None:
+    trial = next(iter(coordinator._states))
+    coordinator._handle(TrialStarted(trial, 5_000, 8_000, 0, ""), notes)
+    coordinator._handle(StepRows(trial, (StepRow(0, 1, {"probability/bin_00": 1.0}),)), notes)
+    assert len(notes.lines) == 1
+    coordinator._handle(StepRows(trial, (trained(1),)), notes)
+    assert notes.lines[1] == "objective=sft: first step 4 s after the trial's start"
+    assert notes.steps == [0, 1]
+
+
+def test_the_record_of_a_batch_that_was_not_finite_goes_to_its_run(coordinator: Coordinator, notes: Notes) -> None:
+    trial = next(iter(coordinator._states))
+    coordinator._handle(NonFinite(trial, "/storage/non_finite.json"), notes)
+    assert notes.files == [Path("/storage/non_finite.json")]

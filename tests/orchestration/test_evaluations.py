@@ -5,14 +5,13 @@ Real engines are in tests/services and tests/end_to_end; here it is about who is
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from dft_sweeps.evaluation.generator import Canary, Completion, Request
+from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.evaluations import ATTEMPTS, AttemptFailed, Evaluated, Evaluations
@@ -20,39 +19,9 @@ from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.prepare import PreparedSweep, prepare
 from dft_sweeps.spec.load import load_sweep
 from tests.end_to_end.running import SPEC
+from tests.orchestration.scripted_pool import ScriptedPool
 
 CANARY = Canary(((1, 2),), ((-1.0,),))
-
-
-class ScriptedPool:
-    """One engine that answers every prompt with one token, after `gate` opens; its first `failures` swaps fail."""
-
-    replicas = 1
-
-    def __init__(self, failures: int = 0) -> None:
-        self.asked, self.gate = threading.Event(), threading.Event()
-        self.failures = failures
-        self.swaps: list[str] = []
-        self.weights_digest = ""
-
-    @contextmanager
-    def lease(self) -> Iterator[ScriptedPool]:
-        self.asked.set()
-        self.gate.wait(10)
-        yield self
-
-    def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
-        self.swaps.append(directory)
-        if self.failures:
-            self.failures -= 1
-            raise RuntimeError("the engine's process died")
-        self.weights_digest = weights_digest
-
-    def release(self) -> None:
-        pass
-
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        return [[Completion((7,), (-0.5,), "length")] * request.n for request in requests]
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from dft_sweeps.evaluation.benchmarks import prompt_suffix
 from dft_sweeps.spec.identity import ContentDigests, digest, training_id
 from dft_sweeps.training.model_files import EMBEDDED
 from tests.orchestration.file_sweep import ROWS, SPEC, prepared, write_files, write_rows
@@ -23,7 +25,7 @@ def test_what_is_known_of_a_sweep(directory: Path) -> None:
     first, second = sweep.trials
     facts = first.facts
     assert (facts.steps, facts.samples, facts.overlong, facts.questions) == (6, 10, 0, 5)
-    assert facts.tokens_per_sample == sum(len(sample.ids) for sample in first.data.samples) / 10
+    assert facts.tokens_per_sample == sum(len(sample.ids) for sample in first.data) / 10
     assert first.evaluated_steps == (0, 1, 3, 6)
     assert (first.data is second.data, first.data_digest == second.data_digest) == (True, True)
     assert first.training_id != second.training_id
@@ -50,10 +52,67 @@ def test_a_copied_model_is_the_same_trial(directory: Path) -> None:
     assert prepared(directory, SPEC.replace("embedded", "policy")).trials[0].training_id != ours.trials[0].training_id
 
 
-def test_overlong_samples_are_counted_when_they_are_dropped(directory: Path) -> None:
-    write_rows(directory / "rows.jsonl", [*ROWS, {"prompt": "1+1=", "completion": "2" * 99}])
-    sweep = prepared(directory, SPEC.replace("max_length: 64", "max_length: 64\n    overflow: drop"))
-    assert (sweep.trials[0].facts.overlong, sweep.trials[0].facts.samples) == (1, 10)
+LONG = {"prompt": "1+1=", "completion": "2" * 99}
+
+
+def test_overlong_samples_are_counted(directory: Path) -> None:
+    write_rows(directory / "rows.jsonl", [*ROWS, LONG, {"prompt": "1" * 99, "completion": "2"}, LONG])
+
+    def found(text: str, *overrides: str) -> tuple[int, int, int]:
+        facts = prepared(directory, text, *overrides).trials[0].facts
+        return facts.samples, facts.overlong, facts.dropped
+
+    assert found(SPEC) == (10, 3, 3)
+    assert found(SPEC, "trial.data.overflow=truncate") == (12, 3, 1)
+    assert found(SPEC, "trial.data.max_length=400", "trial.data.overflow=truncate") == (13, 0, 0)
+    assert found(SPEC, "trial.data.samples=11", "trial.data.selection=first") == (10, 1, 1)
+
+
+def test_an_instruction_is_in_the_identity_wherever_it_comes_from(directory: Path) -> None:
+    plain, asked = prepared(directory), prepared(directory, SPEC, "trial.data.instruction=' Think.'")
+    assert plain.trials[0].training_id != asked.trials[0].training_id
+    write_rows(directory / "rows.jsonl", [{**row, "prompt": row["prompt"] + " Think."} for row in ROWS])
+    inside = prepared(directory).trials[0]
+    assert (inside.training_id, inside.data_digest) == (asked.trials[0].training_id, asked.trials[0].data_digest)
+    assert list(inside.data) == list(asked.trials[0].data)
+
+
+def test_whether_training_prompts_are_those_of_the_evaluation(directory: Path) -> None:
+    suffix = prompt_suffix("gsm8k")
+
+    def others(*overrides: str) -> list[tuple[str, ...]]:
+        sweep = prepared(directory, SPEC, "trial.data.max_length=200", *overrides)
+        return [trial.facts.prompted_otherwise for trial in sweep.trials]
+
+    override = f"trial.data.instruction={json.dumps(suffix)}"
+    assert others() == [("gsm8k",)] * 2
+    assert others(override) == [()] * 2
+    assert others("trial.evaluation.benchmarks=[arithmetic_1]", "pool.max_model_len=300") == [()] * 2
+    assert others("trial.evaluation.benchmarks=[arithmetic_1]", override) == [("arithmetic_1",)] * 2
+    write_rows(directory / "rows.jsonl", [{**row, "prompt": row["prompt"] + suffix} for row in ROWS])
+    assert others() == [()] * 2
+    assert others(override) == [()] * 2
+    write_rows(directory / "rows.jsonl", [*ROWS[:9], {**ROWS[9], "prompt": ROWS[9]["prompt"] + suffix}])
+    assert others() == [("gsm8k",)] * 2
+
+
+def test_trials_of_one_data_share_it_whatever_their_preset(directory: Path) -> None:
+    text = SPEC.replace("max_length: 64", "max_length: 64\n    overflow: drop\n    instruction: ''")
+    text = text.replace("batch_size: 4", "batch_size: 4\n    normalization: {ranks: 1}")
+    first, *_, last = prepared(directory, text.replace("axes:\n", "axes:\n  preset: [paper, corrected]\n")).trials
+    assert first.data is last.data
+    assert len({trial.training_id for trial in (first, last)}) == 2
+    assert (first.trial.spec.model.parameter_dtype, last.trial.spec.model.parameter_dtype) == ("bfloat16", "float32")
+    assert first.facts.instruction == ""
+
+
+def test_a_histogram_is_measured_where_it_is_not_the_default(directory: Path) -> None:
+    plain = prepared(directory)
+    stated = prepared(directory, SPEC, "trial.evaluation.histogram={samples: 32, bins: 20}")
+    other = prepared(directory, SPEC, "trial.evaluation.histogram={every: 2}")
+    assert (stated.measures, stated.sweep_id) == (plain.measures, plain.sweep_id)
+    assert other.measures != plain.measures and other.sweep_id != plain.sweep_id
+    assert [trial.training_id for trial in other.trials] == [trial.training_id for trial in plain.trials]
 
 
 def test_the_sweep_id_is_of_name_trials_and_measurements(directory: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dft_sweeps.evaluation.benchmarks import benchmark_names
+from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.training.model_files import EMBEDDED
 from tests.orchestration.file_sweep import QUESTIONS, ROWS, SPEC, prepared, refusal, write_files, write_rows
 
@@ -63,11 +64,13 @@ def test_data_that_is_not_what_it_should_be(directory: Path) -> None:
 
 def test_completions_that_are_too_long_are_counted(directory: Path) -> None:
     write_rows(directory / "rows.jsonl", ROWS + [{"prompt": "1+1=", "completion": "2" * 99}] * 3)
-    message = refusal(directory)
+    message = refusal(directory, "max_length: 64", "max_length: 64\n    overflow: error")
     assert message.startswith("files.yaml:4: trial.data: 3 of 13 samples are longer than max_length 64 (the longest ")
     assert message.endswith("raise `data.max_length` or set `data.overflow: drop`")
-    every = refusal(directory, "max_length: 64", "max_length: 2\n    overflow: drop")
-    assert every == "files.yaml:4: trial.data: no sample is left: all 13 are longer than max_length 2"
+    every = refusal(directory, "max_length: 64", "max_length: 2")
+    assert every == "files.yaml:4: trial.data: no sample is left of 13: they are longer than max_length 2"
+    cut = refusal(directory, "max_length: 64", "max_length: 2\n    overflow: truncate")
+    assert cut == "files.yaml:4: trial.data: no sample is left of 13: their prompts alone fill max_length 2"
 
 
 @pytest.mark.parametrize(
@@ -115,10 +118,57 @@ def test_a_mistake_in_the_value_of_an_axis_or_a_variant_is_reported_there(direct
     )
 
 
+def test_a_presets_value_that_does_not_fit_names_the_preset(directory: Path) -> None:
+    paper = refusal(directory, "    batch_size: 4\n    steps: 6\n", "  preset: paper\n")
+    assert paper == (
+        "files.yaml:7: trial.train.batch_size: train.batch_size is 256, but there are only 10 samples "
+        "(the preset 'paper' sets train.batch_size to 256)"
+    )
+
+
+def test_numinamath_that_is_not_there(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numina = "{kind: numinamath_cot, path: rows.jsonl}"
+    message = refusal(directory, "{kind: file, path: rows.jsonl}", numina)
+    assert message == f"{DATA}{directory}/rows.jsonl: row 1: no field 'problem'; it has 'prompt', 'completion'"
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message = refusal(directory, "{kind: file, path: rows.jsonl}", "{kind: numinamath_cot}")
+    assert message.startswith("files.yaml:5: trial.data.source: dataset 'AI-MO/NuminaMath-CoT' (split 'train') cannot ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("{kind: sft}", "{kind: eaft, top: 1000}", "8: trial.train.objective.top: 1000 tokens, but the model "),
+        ("steps: 6", "steps: 6\n    adapter: {kind: lora, target: [q_proj, k_prj]}",
+         "12: trial.train.adapter.target: no linear module 'k_prj' in the model; did you mean 'k_proj'?"),
+        ("steps: 6", "steps: 6\n    adapter: {kind: lora, target: [lm_head]}",
+         "12: trial.train.adapter.target: no linear module 'lm_head' in the model; valid are down_proj, "),
+        ("steps: 6", "steps: 6\n    adapter: {kind: lora, target: [embed_tokens]}",
+         "12: trial.train.adapter.target: no linear module 'embed_tokens' in the model; valid are "),
+        ("pool:", "execution: {gpus_per_worker: 1, attention: flash_attention_2}\npool:", "3: trial.model.dtype: "),
+    ],
+)  # fmt: skip
+def test_what_the_model_cannot_be_trained_with(old: str, new: str, expected: str, directory: Path) -> None:
+    axes = "axes:\n  train.objective.kind: [sft, dft]\n"
+    text = SPEC.replace(axes, "").replace(old, new).replace("path: embedded", "path: embedded, dtype: float32")
+    with pytest.raises(SpecError) as caught:
+        prepared(directory, text)
+    assert str(caught.value).removeprefix(f"{directory}/").startswith(f"files.yaml:{expected}")
+
+
+def test_adapters_on_modules_that_are_there(directory: Path) -> None:
+    for target in ("all-linear", "[q_proj, v_proj]", "[self_attn.q_proj]"):
+        adapter = f"steps: 6\n    adapter: {{kind: lora, target: {target}}}"
+        assert prepared(directory, SPEC.replace("steps: 6", adapter)).trials
+
+
 def test_trials_that_train_the_same_policy(directory: Path) -> None:
     shutil.copy(directory / "rows.jsonl", directory / "copy.jsonl")
     axis = "axes:\n  data.source.path: [rows.jsonl, copy.jsonl]\n"
     assert "train the same policy on the same data (t-" in refusal(directory, "axes:\n", axis)
+    inert = "axes:\n  train.normalization.ranks: [1, 2]\n"
+    assert "train the same policy on the same data (t-" in refusal(directory, "axes:\n", inert)
 
 
 def test_an_unknown_benchmark_is_answered_with_the_nearest_and_all(directory: Path) -> None:

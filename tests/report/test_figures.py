@@ -14,6 +14,7 @@ from matplotlib.text import Text
 
 from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurves
 from dft_sweeps.report.figures import accuracy_figure, save, training_figure
+from dft_sweeps.report.probabilities import probability_figure
 from dft_sweeps.report.style import Styles
 
 SAMPLED = Sampling("sampled", "eval", "temperature 1, 16 samples per question")
@@ -36,6 +37,7 @@ GRIDS["long names"] = {
     "data.source.path": ["demonstrations-of-the-first-round.jsonl", "filtered.jsonl"],
     "variant": ["a-variant-described-by-its-whole-history", "clean"],
 }
+GRIDS["many objectives"] = {OBJECTIVE: [f"an-objective-with-a-long-name-{index}" for index in range(5)]}
 BENCHMARKS = {
     "one": ("gsm8k",),
     "five": ("average", "math500", "minerva_math", "olympiadbench", "aime24", "amc23"),
@@ -56,6 +58,7 @@ def made_up(axes: dict[str, list[str]], benchmarks: tuple[str, ...], steps: int 
                 values=dict(zip(axes, values, strict=True)),
                 accuracy={("eval", name): measured for name in benchmarks},
                 training={"nll": trained, "objective": trained},
+                histograms={0: (0.1, 0.002, 0.898), steps: (0.2, 0.001, 0.799)},
             )
         )
     name = "made-up" if "variant" not in axes else 8 * "made-up-"
@@ -77,7 +80,7 @@ def texts(figure: Figure) -> list[Text]:
 @pytest.mark.parametrize("benchmarks", BENCHMARKS)
 def test_no_text_overlaps_another_or_leaves_the_figure(grid: str, benchmarks: str) -> None:
     curves = made_up(GRIDS[grid], BENCHMARKS[benchmarks])
-    for figure in (accuracy_figure(curves, SAMPLED), training_figure(curves)):
+    for figure in (accuracy_figure(curves, SAMPLED), training_figure(curves), probability_figure(curves)):
         assert figure is not None
         boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
         for name, box in boxes:

@@ -28,7 +28,7 @@ BENCHMARKS = "    benchmarks:\n      - arithmetic_1\n      - {name: arithmetic_2
 SAMPLING = "{samples: 4, temperature: 1.0, max_new_tokens: 96}"
 SAMPLINGS = f"    samplings:\n      sampled: {SAMPLING}\n"
 ALIASES = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
-TRAIN_FIELDS = "valid are batch_size, epochs, learning_rate, objective, optimizer, schedule, seed, steps"
+TRAIN_FIELDS = "valid are adapter, batch_size, epochs, learning_rate, normalization, objective, optimizer, schedule,"
 WHOLE = "should be a whole number"
 
 YAML = {
@@ -130,10 +130,10 @@ FIELDS = {
     "unknown field of a variant": Bad("    set:", "    sets:", 32, "variants[1].sets", "did you mean 'set'?"),
     "unknown field of the pool": Bad("max_model_len:", "max_len:", 38, "pool.max_len", "did you mean 'max_model_len'?"),
     "unknown kind of source": Bad("kind: arithmetic", "kind: arithmatic", 7, "trial.data.source.kind", "unknown kind 'arithmatic'; did you mean 'arithmetic'?"),
-    "unknown kind, none near": Bad("kind: arithmetic", "kind: zzz", 7, "trial.data.source.kind", "unknown kind 'zzz'; valid are arithmetic, file, hub"),
+    "unknown kind, none near": Bad("kind: arithmetic", "kind: zzz", 7, "trial.data.source.kind", "unknown kind 'zzz'; valid are arithmetic, file, hub, numinamath_cot"),
     "unknown kind that axes set": Bad("{kind: sft}", "{kind: dtf}", 10, "trial.train.objective.kind", "did you mean 'dft'?"),
     "unknown kind of schedule": Bad("{kind: cosine}", "{kind: linear}", 15, "trial.train.schedule.kind", "should be 'cosine' or 'constant'"),
-    "no kind": Bad("kind: arithmetic, ", "", 7, "trial.data.source", "needs a `kind`: arithmetic, file, hub"),
+    "no kind": Bad("kind: arithmetic, ", "", 7, "trial.data.source", "needs a `kind`: arithmetic, file, hub, numinamath_cot"),
     "no name": Bad("name: study\n", "", 1, "name", "this field is required"),
     "no trial": Bad(section("trial"), "", 1, "trial", "this field is required"),
     "no samplings": Bad(SAMPLINGS, "", 16, "trial.evaluation.samplings", "this field is required"),
@@ -147,7 +147,7 @@ AXES = {
     "axis from the top": Bad("  train.learning_rate", "  trial.train.learning_rate", 27, "axes.trial.train.learning_rate", "did you mean 'train.learning_rate'?"),
     "axis below a number": Bad("  train.learning_rate", "  train.learning_rate.peak", 27, "axes.train.learning_rate.peak", "`train.learning_rate` is a plain value, so it has no field 'peak'"),
     "axis below a list": Bad("  train.learning_rate", "  data.source.levels.first", 27, "axes.data.source.levels.first", "is a list, which can only be set as a whole"),
-    "axis of the pool": Bad("  train.learning_rate", "  pool.replicas", 27, "axes.pool.replicas", "valid are data, evaluation, model, train"),
+    "axis of the pool": Bad("  train.learning_rate", "  pool.replicas", 27, "axes.pool.replicas", "valid are data, evaluation, model, preset, train"),
     "axis of what is measured": Bad(f"  train.learning_rate: {RATES}", "  evaluation.every: [10, 20]", 27, "axes.evaluation.every", "the trials of a sweep are compared on the same measurements"),
     "axis of a benchmark's limit": Bad("  train.learning_rate", "  evaluation.benchmarks.limit", 27, "axes.evaluation.benchmarks.limit", "only `trial.evaluation` says what is measured"),
     "axis of whole evaluations": Bad(f"  train.learning_rate: {RATES}", "  evaluation: [{}]", 27, "axes.evaluation", "compared on the same measurements"),
@@ -165,7 +165,7 @@ AXES = {
     "true beside 1": Bad(RATES, "[1, true]", 27, "axes.train.learning_rate[1]", "should be a number, found true"),
     "unknown kind in an axis": Bad("[sft, dft]", "[sft, dtf]", 26, "axes.train.objective.kind[1]", "did you mean 'dft'?"),
     "bad object in an axis": Bad(OBJECTIVES, "  train.objective: [{kind: sft}, {kind: dft, beta: 1}]\n", 26, "axes.train.objective[1].beta", "unknown field 'beta'"),
-    "object without a kind": Bad(OBJECTIVES, "  train.objective: [{}, {kind: dft}]\n", 26, "axes.train.objective[0]", "needs a `kind`: dft, sft"),
+    "object without a kind": Bad(OBJECTIVES, "  train.objective: [{}, {kind: dft}]\n", 26, "axes.train.objective[0]", "needs a `kind`: asft, dft, eaft, focal, iw_sft, power,"),
     "axis within an axis": Bad(OBJECTIVES, f"  train.objective: [{{kind: sft}}]\n{OBJECTIVES}", 27, "axes.train.objective.kind", "`train.objective` is set too"),
     "too many trials": Bad(OBJECTIVES, f"{OBJECTIVES}  train.seed: {list(range(2000))}\n", 25, "axes", "make 16,000 trials; at most 10,000"),
     "same name of two variants": Bad("name: clean", "name: noisy", 31, "variants[1].name", "2 variants are called 'noisy'"),
@@ -181,7 +181,65 @@ AXES = {
     "epochs in a variant": Bad(SETTINGS, "{train.epochs: 2}", 9, "trial.train", "both are set (in the trial 'clean objective=sft learning_rate=3e-4')"),
 }
 
-BAD_SPECS = YAML | TYPES | VALUES | FIELDS | AXES
+BIG, SMALL = "batch_size: 256", "batch_size: 48"
+
+
+def objective(new: str, field: str, words: str) -> Bad:
+    """A mistake in an objective that the one axis of the spec gives as a whole."""
+    return Bad(OBJECTIVES, f"  train.objective: [{{{new}}}]\n", 26, f"axes.train.objective[0]{field}", words)
+
+
+RECIPE = {
+    "power without alpha": objective("kind: power", ".alpha", "this field is required"),
+    "negative power": objective("kind: power, alpha: -0.5", ".alpha", "should be at least 0.0, found -0.5"),
+    "power above ten": objective("kind: power, alpha: 11", ".alpha", "should be at most 10.0, found 11"),
+    "infinite power": objective("kind: power, alpha: .inf", ".alpha", "should be a finite number"),
+    "thresholds the wrong way": objective("kind: dft, min_probability: 0.5, max_probability: 0.1", "", "min_probability should be at most max_probability, found 0.5 and 0.1"),
+    "threshold above one": objective("kind: sft, max_probability: 2", ".max_probability", "should be at most 1.0, found 2"),
+    "negative gamma": objective("kind: focal, gamma: -1", ".gamma", "should be at least 0.0"),
+    "entropy of one token": objective("kind: eaft, top: 1", ".top", "should be at least 2, found 1"),
+    "negative power of the entropy": objective("kind: eaft, alpha: -1", ".alpha", "should be at least 0.0"),
+    "psft without room": objective("kind: psft, low: 1, high: 1", "", "low should be less than high, found 1 and 1"),
+    "psft above its start": objective("kind: psft, low: 1.1", ".low", "should be at most 1.0, found 1.1"),
+    "psft below its start": objective("kind: psft, high: 0.9", ".high", "should be at least 1.0, found 0.9"),
+    "psft never refreshed": objective("kind: psft, refresh: 0", ".refresh", "should be at least 1, found 0"),
+    "negative divergence": objective("kind: asft, beta: -1", ".beta", "should be at least 0.0"),
+    "divergence one way": objective("kind: asft, direction: forward", ".direction", "should be 'reference_to_policy' or 'policy_to_reference'"),
+    "iw_sft the wrong way": objective("kind: iw_sft, low: 3, high: 2", "", "low should be less than high, found 3 and 2"),
+    "iw_sft above a token's default": objective("kind: iw_sft, level: token, low: 2", "", "low should be less than high, found 2 and 1.8"),
+    "iw_sft without temperature": objective("kind: iw_sft, temperature: 0", ".temperature", "should be more than 0.0"),
+    "iw_sft of nothing": objective("kind: iw_sft, high: null", ".high", "should be a number, found nothing"),
+    "level of a sentence": objective("kind: iw_sft, level: sentence", ".level", "should be 'trajectory' or 'token'"),
+    "arithmetic mean": objective("kind: sentence_weighted, mean: arithmetic", ".mean", "should be 'none' or 'geometric'"),
+    "bfloat16 parameters in float32": Bad("{path: embedded}", "{dtype: float32, parameter_dtype: bfloat16}", 5, "trial.model", "parameter_dtype bfloat16 needs dtype bfloat16, found dtype float32"),
+    "bfloat16 parameters on CPUs": Bad("{path: embedded}", "{parameter_dtype: bfloat16}", 5, "trial.model", "found dtype float32 (the preset 'corrected' sets model.dtype to float32)"),
+    "selection": Bad("max_length: 160", "selection: last", 8, "trial.data.selection", "should be 'random' or 'first'"),
+    "overflow": Bad("max_length: 160", "overflow: wrap", 8, "trial.data.overflow", "should be 'drop', 'truncate' or 'error'"),
+    "instruction": Bad("max_length: 160", "instruction: 3", 8, "trial.data.instruction", "should be text, found 3"),
+    "file with a revision": Bad(SOURCE, "{kind: numinamath_cot, path: x.jsonl, revision: main}", 7, "trial.data.source", "a file has no revisions"),
+    "id of NuminaMath-CoT": Bad(SOURCE, "{kind: numinamath_cot, id: a/b}", 7, "trial.data.source.id", "unknown field 'id'; did you mean 'kind'?"),
+    "part of a micro-batch": Bad(BATCH, f"{SMALL}\n    normalization: {{kind: micro_batch_means}}", 9, "trial.train", "batch_size 48 is no multiple of 32, which is normalization.ranks 8 times normalization.micro_batch_samples 4"),
+    "part of a sum": Bad(BATCH, f"{BIG}\n    normalization: {{sum_micro_batches: true, ranks: 3}}", 9, "trial.train", "batch_size 256 is no multiple of 12"),
+    "normalization": Bad(BATCH, f"{BATCH}\n    normalization: {{kind: sum}}", 13, "trial.train.normalization.kind", "should be 'token_mean' or 'micro_batch_means'"),
+    "no rank": Bad(BATCH, f"{BATCH}\n    normalization: {{ranks: 0}}", 13, "trial.train.normalization.ranks", "should be at least 1"),
+    "adapter without a kind": Bad(BATCH, f"{BATCH}\n    adapter: {{rank: 8}}", 13, "trial.train.adapter.kind", "this field is required"),
+    "adapter of rank 0": Bad(BATCH, f"{BATCH}\n    adapter: {{kind: lora, rank: 0}}", 13, "trial.train.adapter.rank", "should be at least 1"),
+    "unknown adapter": Bad(BATCH, f"{BATCH}\n    adapter: {{kind: dora}}", 13, "trial.train.adapter.kind", "should be 'lora', found the text 'dora'"),
+    "adapter on nothing": Bad(BATCH, f"{BATCH}\n    adapter: {{kind: lora, target: []}}", 13, "trial.train.adapter.target", "should be 'all-linear' or a list of names, found the list []"),
+    "adapter on a word": Bad(BATCH, f"{BATCH}\n    adapter: {{kind: lora, target: q_proj}}", 13, "trial.train.adapter.target", "should be 'all-linear' or a list of names"),
+    "one bin": Bad("steps: [5]", "histogram: {bins: 1}", 21, "trial.evaluation.histogram.bins", "should be at least 2"),
+    "histogram in an axis": Bad("  train.learning_rate", "  evaluation.histogram.bins", 27, "axes.evaluation.histogram.bins", "compared on the same measurements"),
+    "attention": Bad("workers: 1", "attention: eager", 35, "execution.attention", "should be 'auto', 'by_sample', 'sdpa', 'flex_attention' or 'flash_attention_2'"),
+    "flash attention on CPUs": Bad("workers: 1", "attention: flash_attention_2", 34, "execution", "flash_attention_2 needs gpus_per_worker of at least 1"),
+    "negative time": Bad("workers: 1", "save_every_s: -1", 35, "execution.save_every_s", "should be at least 0.0"),
+    "unknown preset": Bad("  train:\n", "  preset: papper\n  train:\n", 9, "trial.preset", "should be 'corrected' or 'paper', found the text 'papper'"),
+    "unknown preset in an axis": Bad(OBJECTIVES, f"{OBJECTIVES}  preset: [paper, fixed]\n", 27, "axes.preset[1]", "should be 'corrected' or 'paper'"),
+    "list of presets": Bad("  train:\n", "  preset: [paper]\n  train:\n", 9, "trial.preset", "found the list ['paper']"),
+    "batch that is no multiple of the preset's": Bad("  train:\n", "  preset: paper\n  train:\n    normalization: {ranks: 5}\n", 10, "trial.train", "(the preset 'paper' sets train.normalization.micro_batch_samples to 4)"),
+    "preset of another dtype": Bad("{path: embedded}", "{dtype: float32}\n  preset: paper", 5, "trial.model", "found dtype float32 (the preset 'paper' sets model.parameter_dtype to bfloat16)"),
+}
+
+BAD_SPECS = YAML | TYPES | VALUES | FIELDS | AXES | RECIPE
 
 BAD_OVERRIDES = {
     "": "an override has the form path=value",

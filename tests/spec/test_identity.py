@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dft_sweeps.spec.load import load_sweep
 from dft_sweeps.spec.models import DataSpec, ModelSpec, OptimizerSpec, SamplingSpec, TrainSpec, TrialSpec
 from dft_sweeps.spec.schema import dotted_paths, unknown_element
 from tests.spec.example import write
+from tests.spec.identity_fields import BESIDE, INSIDE, OUTSIDE
 
 CONTENT = ContentDigests(model="m" * 64, data="d" * 64, template="t" * 64)
 
@@ -45,15 +47,18 @@ GOLDEN = {
 DEFAULTS = """\
 name: golden
 trial:
-  model: {path: embedded, revision: null, dtype: float32}
+  preset: corrected
+  model: {path: embedded, revision: null, dtype: float32, parameter_dtype: float32}
   data:
     source: {kind: arithmetic, samples: 1920, levels: [1, 2, 3], wrong_steps: 0.0, seed: 0}
     samples: null
     seed: 0
     max_length: 2048
-    overflow: error
+    overflow: drop
+    selection: random
+    instruction: null
   train:
-    objective: {kind: dft}
+    objective: {kind: dft, min_probability: 0.0, max_probability: 1.0}
     learning_rate: 5e-5
     batch_size: 256
     steps: null
@@ -61,9 +66,12 @@ trial:
     seed: 0
     optimizer: {beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, clip_norm: 1.0}
     schedule: {kind: cosine, warmup_ratio: 0.1}
+    normalization: {kind: token_mean, micro_batch_samples: 4, ranks: 8, sum_micro_batches: false}
+    adapter: null
   evaluation:
     benchmarks: [arithmetic_1]
     samplings: {sampled: {}}
+    histogram: {every: null, samples: 32, bins: 20}
 """
 """Every field at what is its default today, spelled out."""
 
@@ -93,55 +101,53 @@ def test_golden_ids(tmp_path: Path) -> None:
     assert {trial.name: training_id(trial.spec, CONTENT) for trial in trials} == GOLDEN
 
 
+NEW_FIELDS = """\
+name: golden
+trial:
+  model: {dtype: bfloat16, parameter_dtype: bfloat16}
+  data: {source: {kind: arithmetic, samples: 1920}, samples: 1000, selection: first, overflow: truncate}
+  train:
+    objective: {kind: dft, min_probability: 0.1}
+    learning_rate: 5e-5
+    batch_size: 256
+    epochs: 1
+    normalization: {kind: micro_batch_means, sum_micro_batches: true, ranks: 4}
+    adapter: {kind: lora, rank: 16, target: [q_proj, v_proj]}
+  evaluation: {benchmarks: [arithmetic_1], samplings: {sampled: {}}}
+axes:
+  train.objective:
+    - {kind: dft, min_probability: 0.1}
+    - {kind: power, alpha: 0.5}
+    - {kind: focal}
+    - {kind: eaft, top: 10}
+    - {kind: psft}
+    - {kind: asft}
+    - {kind: iw_sft}
+    - {kind: iw_sft, level: token}
+    - {kind: sentence_weighted, mean: geometric}
+"""
+NEW_GOLDEN = {
+    "objective=dft(min_probability=0.1)": "t-9fb3fbc30c244427",
+    "objective=power(alpha=0.5)": "t-e486544340b7131b",
+    "objective=focal": "t-0145fe9c130fd358",
+    "objective=eaft(top=10)": "t-677efc7224561699",
+    "objective=psft": "t-225927b2b75634ba",
+    "objective=asft": "t-f460cd19ae20599f",
+    "objective=iw_sft": "t-7ed5c2801e7d6a4b",
+    "objective=iw_sft(level=token)": "t-88c32ceb1462b638",
+    "objective=sentence_weighted(mean=geometric)": "t-3e0aa5a7d413a2ab",
+}
+
+
+def test_golden_ids_of_what_was_added_later(tmp_path: Path) -> None:
+    trials = load_sweep(write(tmp_path, NEW_FIELDS)).trials
+    assert {trial.name: training_id(trial.spec, CONTENT) for trial in trials} == NEW_GOLDEN
+
+
 def test_golden_id_of_the_defaults(tmp_path: Path) -> None:
     """Fails when a default changes: the same spec would be another trial, and must have another id."""
     [spelled] = load_sweep(write(tmp_path, DEFAULTS)).trials
     assert training_id(spelled.spec, CONTENT) == "t-57ff2def39142927"
-
-
-INSIDE: dict[str, Any] = {
-    "model.dtype": "bfloat16",
-    "data.samples": 50,
-    "data.seed": 1,
-    "data.max_length": 100,
-    "data.overflow": "drop",
-    "train.objective.kind": "dft",
-    "train.learning_rate": 2e-3,
-    "train.batch_size": 16,
-    "train.steps": 61,
-    "train.epochs": 2.0,
-    "train.seed": 1,
-    "train.optimizer.beta1": 0.8,
-    "train.optimizer.beta2": 0.99,
-    "train.optimizer.eps": 1e-6,
-    "train.optimizer.weight_decay": 0.0,
-    "train.optimizer.clip_norm": 2.0,
-    "train.schedule.kind": "constant",
-    "train.schedule.warmup_ratio": 0.0,
-}
-"""Fields that are part of the mathematics of a trial, each with a value that is not its default."""
-
-OUTSIDE: dict[str, Any] = {
-    "model.path": "elsewhere/policy",
-    "model.revision": "abc",
-    "data.source.samples": 50,
-    "data.source.levels": [1],
-    "data.source.wrong_steps": 0.5,
-    "data.source.seed": 3,
-    "data.source.kind": None,
-    "data.source.path": None,
-    "data.source.id": None,
-    "data.source.name": None,
-    "data.source.revision": None,
-    "data.source.split": None,
-    "data.source.prompt": None,
-    "data.source.completion": None,
-    "evaluation.benchmarks": ["arithmetic_2"],
-    "evaluation.every": 7,
-    "evaluation.steps": [3],
-    "evaluation.samplings": {"greedy": {"temperature": 0.0}},
-}
-"""Fields that content digests stand for, or that decide only what is measured (None: of another kind of source)."""
 
 
 def test_it_is_decided_for_every_field_whether_it_is_in_the_id() -> None:
@@ -151,15 +157,29 @@ def test_it_is_decided_for_every_field_whether_it_is_in_the_id() -> None:
     assert all(unknown_element(TrialSpec, path.split(".")) is None for path in leaves)
 
 
+def changed(path: str, **values: Any) -> str:
+    """The id where `path` has `values["to"]` beside what must be set with it, or, without `to`, where it has not."""
+    fields = BESIDE.get(path, {}) | ({path: values["to"]} if values else {})
+    return identity(**{name.replace(".", "__"): copy.deepcopy(value) for name, value in fields.items()})
+
+
 @pytest.mark.parametrize("path", INSIDE)
 def test_the_mathematics_is_in_the_id(path: str) -> None:
-    changes = {path.replace(".", "__"): INSIDE[path]} | ({"train__steps": None} if path == "train.epochs" else {})
-    assert identity(**changes) != identity()
+    assert changed(path, to=INSIDE[path]) != changed(path)
 
 
 def test_every_field_changes_the_id_in_its_own_way() -> None:
-    ids = {identity(**{path.replace(".", "__"): INSIDE[path]}) for path in INSIDE if path != "train.epochs"}
-    assert len(ids) == len(INSIDE) - 1
+    assert len({changed(path, to=INSIDE[path]) for path in INSIDE}) == len(INSIDE)
+
+
+def test_what_makes_no_difference_is_not_in_the_id() -> None:
+    assert identity(data__overflow="error") == identity()  # where it refuses, nothing is trained
+    assert identity(data__selection="first") == identity()  # of all rows
+    first = {"data__samples": 50, "data__selection": "first"}
+    assert identity(**first, data__seed=1) == identity(**first) != identity(data__samples=50)
+    assert identity(train__normalization={"ranks": 2, "micro_batch_samples": 4}) == identity()
+    token = {"kind": "iw_sft", "level": "token"}
+    assert identity(train__objective={**token, "low": 0.2, "high": 1.8}) == identity(train__objective=token)
 
 
 @pytest.mark.parametrize("path", [path for path, value in OUTSIDE.items() if value is not None])

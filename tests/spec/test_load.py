@@ -54,6 +54,8 @@ def test_an_axis_of_whole_objects(tmp_path: Path) -> None:
     trials = load_sweep(write(tmp_path, text)).trials
     assert [type(trial.spec.train.objective) for trial in trials[::2]] == [SftObjective, DftObjective] * 2
     assert trials[0].name == "noisy objective=sft learning_rate=3e-4"
+    powers = edited("train.objective.kind: [sft, dft]", "train.objective: [{kind: power, alpha: 0.5}, {kind: dft}]")
+    assert load_sweep(write(tmp_path, powers)).trials[0].name == "noisy objective=power(alpha=0.5) learning_rate=3e-4"
 
 
 def test_without_axes_and_variants_there_is_one_trial(tmp_path: Path) -> None:
@@ -79,7 +81,10 @@ def test_names_stay_clear_when_fields_share_one() -> None:
     ("value", "text"),
     [(3e-4, "3e-4"), (0.001, "1e-3"), (2.5e-5, "2.5e-5"), (-3e-4, "-3e-4"), (0.00030000001, "3.0000001e-4"),
      (0.05, "0.05"), (1.0, "1"), (0.1234567891, "0.1234567891"), (64, "64"), (0.0, "0"),
-     ({"kind": "dft"}, "dft"), ({"kind": "iw", "clip": 0.2}, "iw clip=0.2"), (None, "None")],
+     ({"kind": "dft"}, "dft"), ({"kind": "power", "alpha": 0.5}, "power(alpha=0.5)"),
+     ({"kind": "iw_sft", "level": "token", "low": 1e-3}, "iw_sft(level=token, low=1e-3)"),
+     ({"beta1": 0.9, "beta2": 0.95}, "(beta1=0.9, beta2=0.95)"), ({}, "()"),
+     (None, "none"), (True, "true"), (False, "false"), ([1, 2], "[1, 2]")],
 )  # fmt: skip
 def test_values_as_people_write_them(value: object, text: str) -> None:
     assert shown(value) == text
@@ -89,7 +94,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "train.learning_rate": st.floats(1e-9, 1.0),
     "train.optimizer.weight_decay": st.floats(0.0, 1e6),
     "train.schedule.kind": st.sampled_from(["cosine", "constant"]),
-    "train.objective": st.sampled_from([{"kind": "sft"}, {"kind": "dft"}]),
+    "train.objective": st.sampled_from([{"kind": "sft"}, {"kind": "power", "alpha": 0.5}, {"kind": "iw_sft"}]),
+    "preset": st.sampled_from(["corrected", "paper"]),
     "train.seed": st.integers(0, 2**63 - 1),
     "data.seed": st.integers(0, 2**63 - 1),
     "data.source.seed": st.integers(0, 2**63 - 1),
@@ -105,7 +111,7 @@ AXES = st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=4).flatma
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(axes=AXES, variants=st.integers(0, 3))
 def test_every_combination_is_a_trial_with_a_name_of_its_own(axes: dict, variants: int, tmp_path: Path) -> None:
-    bundles = [{"name": f"v{i}", "set": {"train.batch_size": i + 1}} for i in range(variants)]
+    bundles = [{"name": f"v{i}", "set": {"train.batch_size": 32 * (i + 1)}} for i in range(variants)]
     text = SPEC.replace(section("axes"), dump({"axes": axes})).replace(section("variants"), dump({"variants": bundles}))
     sweep = load_sweep(write(tmp_path, text))
     assert len(sweep.trials) == math.prod(map(len, axes.values())) * max(variants, 1)
@@ -117,7 +123,8 @@ def test_every_combination_is_a_trial_with_a_name_of_its_own(axes: dict, variant
                 found = stated
                 for name in path.split("."):
                     found = found[name]
-                assert found == value
+                given = {name: found[name] for name in value} if isinstance(value, dict) else found
+                assert given == value
     write(tmp_path, sweep.resolved_yaml())
     again = load_sweep(tmp_path / "study.yaml")
     assert (again.spec, again.trials) == (sweep.spec, sweep.trials)

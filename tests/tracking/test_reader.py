@@ -22,7 +22,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{storage}/mlflow.db"
     tracker = Tracker(uri, str(storage / "artifacts"))
     first = tracker.open_sweep("first", "s-11aa", "name: first\n", listed("t-shared", "t-killed"), "m")
-    shared = tracker.open_trial(first, "t-shared", "shared", {"train.seed": "1"}, {})
+    shared = tracker.open_trial(first, "t-shared", "shared", {"train.seed": "1"}, {"dft.resumed_at": "40"})
     tracker.log(shared, [MetricRow("train/nll", step, 1 / (1 + step), step) for step in (2, 0, 1)])
     tracker.finish(shared, "FINISHED")
     tracker.finish(tracker.open_trial(first, "t-killed", "killed", {}, {}), "KILLED")
@@ -84,6 +84,8 @@ def test_trials_come_in_grid_order_with_the_best_run_of_any_sweep(reader: Reader
     assert rows[1].metrics == {"train/nll": 1 / 3}
     assert rows[1].axes == {"train.seed": "t-shared"}
     assert rows[3].run_id is None
+    assert [row.resumed_at for row in rows] == [None, 40, None, None]
+    assert {row.mixed_provenance for row in rows} == {None}
 
 
 def test_the_first_sweep_keeps_its_own_killed_run(reader: Reader) -> None:

@@ -121,6 +121,16 @@ def test_more_params_than_a_batch_holds(tracker: Tracker) -> None:
     assert tracker._client.get_run(run).data.params == params
 
 
+def test_tags_are_set_over_those_of_the_same_names(tracker: Tracker) -> None:
+    _, run = open_one(tracker, "s-tags")
+    tracker.tag(run, {"dft.threads": "1", "variant": "noisy"})
+    tracker.tag(run, {"dft.threads": "2"})
+    tags = tracker._client.get_run(run).data.tags
+    assert (tags["dft.threads"], tags["variant"], tags["dft.training_id"]) == ("2", "noisy", "t-s-tags")
+    with pytest.raises(SpecError, match="MLflow keeps at most"):
+        tracker.tag(run, {"dft.mixed_provenance": "x" * 6_001})
+
+
 @pytest.mark.parametrize(("key", "value"), [("data.source.path", "x" * 6_001), ("k" * 251, "x")])
 def test_params_that_mlflow_would_cut_are_refused(tracker: Tracker, key: str, value: str) -> None:
     parent, _ = open_one(tracker, "s-long")

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dft_sweeps.data.encode import Sample
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.training.loop import CheckpointReady, NonFiniteError, StepDone, split_batch, train
+from dft_sweeps.training.loop import CheckpointReady, NonFiniteError, StepDone
 from dft_sweeps.training.optimizer import learning_rate
 from dft_sweeps.training.order import batch_indices
 from dft_sweeps.training.policy import Policy
-from dft_sweeps.training.sharding import Ranks
+from tests.training.loops import curve, run_loop
 from tests.training.tiny_policy import (
     CONTEXT,
     batch_gradients,
@@ -31,13 +33,7 @@ def run(
 ) -> list[StepDone | CheckpointReady]:
     """Trains on SAMPLES; six samples a step, three steps, unless `fields` of the train spec say otherwise."""
     settings = train_spec(**{"batch_size": 6, "steps": 3} | fields)
-    return list(train(policy, SAMPLES, settings, evaluate_at, micro_batch_tokens, CONTEXT, Ranks()))
-
-
-def curve(events: list[StepDone | CheckpointReady]) -> list[dict[str, float]]:
-    """The metrics of all steps but the one that is a time."""
-    steps = [event.metrics for event in events if isinstance(event, StepDone)]
-    return [{name: value for name, value in step.items() if name != "train/tokens_per_second"} for step in steps]
+    return list(run_loop(policy, SAMPLES, settings, evaluate_at, micro_batch_tokens))
 
 
 def weights_of(policy: Policy) -> dict[str, Tensor]:
@@ -62,7 +58,7 @@ def test_at_a_checkpoint_the_policy_holds_the_weights_of_that_step() -> None:
     start = weights_of(policy)
     held: dict[int, dict[str, Tensor]] = {}
     settings = train_spec(batch_size=6, steps=3, schedule={"kind": "constant"})
-    for event in train(policy, SAMPLES, settings, frozenset({0, 1, 3}), CONTEXT, CONTEXT, Ranks()):
+    for event in run_loop(policy, SAMPLES, settings, frozenset({0, 1, 3}), CONTEXT):
         if isinstance(event, CheckpointReady):
             held[event.step] = weights_of(policy)
     for step in (0, 1, 3):
@@ -137,30 +133,21 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported() -> 
 def test_a_loss_that_is_not_finite_stops_the_trial_before_the_step(poison: float) -> None:
     policy = Policy(tiny_model())
     settings = train_spec(batch_size=6, steps=3)
-    events = train(policy, SAMPLES, settings, frozenset(), CONTEXT, CONTEXT, Ranks())
+    events = run_loop(policy, SAMPLES, settings, micro_batch_tokens=CONTEXT)
     assert next(events).step == 1
     with torch.no_grad():
         policy.model.lm_head.weight[5, 5] = poison
     before = weights_of(policy)
     with pytest.raises(NonFiniteError, match="step 2: loss or gradient is not finite") as caught:
         next(events)
-    assert str(batch_indices(2, settings, len(SAMPLES))) in str(caught.value)
+    indices = batch_indices(2, settings, len(SAMPLES))
+    assert str(indices) in str(caught.value)
+    record = json.loads(json.dumps(caught.value.record))
+    assert (record["step"], record["samples"]) == (2, indices)
+    assert record["sha256"][0] == hashlib.sha256(np.array(SAMPLES[indices[0]].ids, dtype="<i4").tobytes()).hexdigest()
+    assert record["sums"]["nll"] in {"nan", "inf"} and record["gradient_norm"] in {"nan", "inf"}
     for name, tensor in weights_of(policy).items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
-
-
-def test_the_denominator_counts_the_targets_of_all_ranks() -> None:
-    targets = sum(len(sample.ids) - sample.prompt_length for sample in SAMPLES)
-    for world_size in (1, 2, 3, 25):
-        shares = [split_batch(SAMPLES, CONTEXT, CONTEXT, Ranks(rank, world_size)) for rank in range(world_size)]
-        assert {denominator for _, denominator in shares} == {targets}
-        assert len({len(mine) for mine, _ in shares}) == 1
-        assert sum(batch.targets for mine, _ in shares for batch in mine) == targets
-
-
-def test_a_batch_without_any_target_is_refused() -> None:
-    with pytest.raises(ValueError, match="without a target token"):
-        split_batch([Sample((3, 4), 2)], CONTEXT, CONTEXT, Ranks())
 
 
 def test_fewer_samples_than_a_batch_are_refused_before_anything_runs() -> None:

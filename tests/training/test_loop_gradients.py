@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from dft_sweeps.data.encode import Sample
-from dft_sweeps.training.loop import split_batch
+from dft_sweeps.training.batch import split_batch
 from dft_sweeps.training.policy import Policy
 from dft_sweeps.training.sharding import Ranks
+from tests.training.loops import execution
 from tests.training.tiny_policy import CONTEXT, batch_gradients, random_samples, relative_error, tiny_model, worst_error
 
 TOLERANCE = 1e-5
@@ -44,8 +45,9 @@ def dense_gradients(model: Qwen2ForCausalLM, samples: Sequence[Sample], objectiv
 
 def tokens_for(count: int, samples: Sequence[Sample], pack_length: int) -> int:
     """Size of micro-batch that splits the batch into exactly so many."""
+    policy = Policy(tiny_model())
     for tokens in range(CONTEXT, 10_000):
-        if len(split_batch(samples, tokens, pack_length, Ranks())[0]) == count:
+        if len(split_batch(samples, policy, execution(tokens, pack_length), Ranks())) == count:
             return tokens
     raise AssertionError(f"no micro-batch size gives {count}")
 

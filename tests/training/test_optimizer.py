@@ -57,7 +57,7 @@ def test_two_steps_of_adamw_equal_the_formula_in_float64() -> None:
     settings = train_spec(learning_rate=0.1, optimizer={"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1})
     random = torch.Generator().manual_seed(0)
     layer = nn.Linear(5, 3)
-    optimizer = adamw(layer, settings)
+    optimizer = adamw(layer.parameters(), settings)
     weights = {name: parameter.detach().double() for name, parameter in layer.named_parameters()}
     first = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     second = {name: torch.zeros_like(weight) for name, weight in weights.items()}

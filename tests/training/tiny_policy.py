@@ -14,10 +14,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dft_sweeps.data.encode import Sample
-from dft_sweeps.spec.models import TrainSpec
+from dft_sweeps.spec.models import ExecutionSpec, TrainSpec
+from dft_sweeps.training.logprobs import Column
 from dft_sweeps.training.loop import train
 from dft_sweeps.training.policy import Policy
 from dft_sweeps.training.sharding import Ranks
+from dft_sweeps.training.state import TrainState
 
 VOCABULARY = 97
 CONTEXT = 64
@@ -64,9 +66,10 @@ def random_samples(count: int, seed: int = 0, longest: int = 24) -> list[Sample]
     return samples
 
 
-def train_spec(objective: str = "dft", **fields: Any) -> TrainSpec:
+def train_spec(objective: str | dict[str, Any] = "dft", **fields: Any) -> TrainSpec:
+    objective = {"kind": objective} if isinstance(objective, str) else objective
     return TrainSpec.model_validate(
-        {"objective": {"kind": objective}, "learning_rate": 1e-3, "batch_size": 4, "steps": 3} | fields
+        {"objective": objective, "learning_rate": 1e-3, "batch_size": 4, "steps": 3} | fields
     )
 
 
@@ -87,25 +90,28 @@ def before_each_step(call: Callable[[], None]) -> Iterator[None]:
 def batch_gradients(
     policy: Policy,
     samples: Sequence[Sample],
-    objective: str,
+    objective: str | dict[str, Any],
     micro_batch_tokens: int = 10_000,
     pack_length: int = CONTEXT,
     ranks: Ranks | None = None,
+    reference: Column | None = None,
 ) -> dict[str, Tensor]:
     """Gradients that the loop hands the optimizer when all samples are one batch, by the names of the model.
 
     Takes the step, so the policy's weights change.
     """
     settings = train_spec(objective, batch_size=len(samples), steps=1, optimizer={"clip_norm": 1e9})
+    # Not validated: a pack length of 1 makes rows that no two samples fit in.
+    limits = ExecutionSpec().model_copy(update={"micro_batch_tokens": micro_batch_tokens, "pack_length": pack_length})
     gradients: dict[str, Tensor] = {}
 
     def capture() -> None:
-        for name, parameter in policy.model.named_parameters():
+        for name, parameter in policy.trained_parameters():
             assert parameter.grad is not None, name
             gradients[name] = full(parameter.grad)
 
     with before_each_step(capture):
-        list(train(policy, samples, settings, frozenset(), micro_batch_tokens, pack_length, ranks or Ranks()))
+        list(train(TrainState(policy, settings), samples, frozenset(), limits, ranks or Ranks(), reference))
     return gradients
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import warnings
@@ -15,11 +16,18 @@ import torch.multiprocessing
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoTokenizer
 
+from dft_sweeps.spec.models import ExecutionSpec, LoraSpec
 from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
+from dft_sweeps.training.decoder import prepare_layers
+from dft_sweeps.training.logprobs import all_logprobs
 from dft_sweeps.training.loop import CheckpointReady, NonFiniteError, StepDone, train
+from dft_sweeps.training.lora import add_adapters
+from dft_sweeps.training.model_checks import settle_attention
 from dft_sweeps.training.model_files import EMBEDDED
 from dft_sweeps.training.policy import Policy
 from dft_sweeps.training.sharding import Ranks
+from dft_sweeps.training.state import TrainState
+from tests.training.loops import curve, execution, run_loop
 from tests.training.tiny_policy import CONTEXT, batch_gradients, full, random_samples, tiny_model, train_spec
 
 MICRO_BATCH_TOKENS = 2 * CONTEXT
@@ -29,6 +37,12 @@ GRADIENT_CASES: dict[str, dict[str, Any]] = {
     "tied": {"samples": 17, "objective": "dft", "tied": True},
     "four_samples": {"samples": 4, "objective": "dft"},
     "one_sample": {"samples": 1, "objective": "dft"},
+    "whole_samples": {"samples": 17, "objective": {"kind": "sentence_weighted", "mean": "geometric"}},
+    "reference_rows": {"samples": 17, "objective": "asft"},
+    "adapters": {"samples": 17, "objective": "dft", "adapter": {"kind": "lora", "rank": 2}},
+    "adapters_and_reference": {"samples": 17, "objective": "asft", "adapter": {"kind": "lora", "rank": 2}},
+    "recomputed_layers": {"samples": 17, "objective": "dft", "execution": {"gradient_checkpointing": True}},
+    "by_sample": {"samples": 17, "objective": "dft", "execution": {"attention": "by_sample"}},
 }
 """With two ranks the last leaves rank 1 without a sample; in the others one rank has fewer micro-batches."""
 
@@ -69,6 +83,7 @@ def run_cases(ranks: Ranks, directory: Path) -> dict[str, Any]:
         "again": _three_steps(ranks, directory / "again", tied=False),
         "tied": _three_steps(ranks, directory / "tied", tied=True),
         "non_finite": _non_finite(ranks),
+        "resumed": {name: _resumed(ranks, directory / f"resumed-{name}", name) for name in ("dft", "psft", "iw_sft")},
     }
 
 
@@ -79,8 +94,26 @@ def _shards(ranks: Ranks) -> tuple[list[str], int]:
     return modules, sum(parameter.to_local().numel() for parameter in policy.parameters())
 
 
-def _gradients(ranks: Ranks, samples: int, objective: str, tied: bool = False) -> dict[str, torch.Tensor]:
-    policy = ranks.shard(Policy(tiny_model(tied=tied)))
+def _gradients(
+    ranks: Ranks,
+    samples: int,
+    objective: str | dict[str, Any],
+    tied: bool = False,
+    adapter: dict[str, Any] | None = None,
+    execution: dict[str, Any] | None = None,
+) -> dict[str, torch.Tensor]:
+    model, limits = tiny_model(tied=tied), ExecutionSpec.model_validate(execution or {})
+    if limits.attention != "auto":
+        settle_attention(model, limits.attention, torch.float32)
+    if adapter is not None:
+        add_adapters(model, LoraSpec.model_validate(adapter), seed=0)
+        with torch.no_grad():  # or the gradients of half of the matrices would be zero
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.copy_(torch.linspace(-0.3, 0.3, parameter.numel()).reshape(parameter.shape))
+    prepare_layers(model, limits)
+    compared = objective == "asft" and adapter is None
+    policy = ranks.shard(Policy(model, reference=tiny_model(seed=1) if compared else None))
     return batch_gradients(policy, random_samples(samples), objective, CONTEXT, ranks=ranks)
 
 
@@ -90,7 +123,7 @@ def _three_steps(ranks: Ranks, directory: Path, tied: bool) -> dict[str, Any]:
     samples = random_samples(20)
     metrics, canaries, digests = [], [], []
     settings = train_spec(batch_size=6, steps=3, optimizer={"clip_norm": 0.05})
-    for event in train(policy, samples, settings, frozenset({0, 2, 3}), MICRO_BATCH_TOKENS, CONTEXT, ranks):
+    for event in run_loop(policy, samples, settings, frozenset({0, 2, 3}), MICRO_BATCH_TOKENS, ranks=ranks):
         if isinstance(event, StepDone):
             metrics.append(event.metrics)
         elif isinstance(event, CheckpointReady):
@@ -100,6 +133,24 @@ def _three_steps(ranks: Ranks, directory: Path, tied: bool) -> dict[str, Any]:
                 digests.append(save_checkpoint(policy, tokenizer, canaries[-1], target, ranks))
     weights = {name: full(parameter) for name, parameter in policy.model.named_parameters()}
     return {"metrics": metrics, "logprobs": [c.logprobs for c in canaries], "digests": digests, "weights": weights}
+
+
+def _resumed(ranks: Ranks, directory: Path, objective: str) -> tuple[list[dict[str, float]], ...]:
+    """Two curves that should be one: uninterrupted, and cut off after two of four steps."""
+    samples, limits = random_samples(20), execution(MICRO_BATCH_TOKENS)
+    settings = train_spec(objective, batch_size=6, steps=4, learning_rate=5e-3)
+
+    def fresh() -> TrainState:
+        return TrainState(ranks.shard(Policy(tiny_model())), settings)
+
+    reference = all_logprobs(fresh().policy, samples, limits, ranks) if objective == "iw_sft" else None
+    whole = curve(list(train(fresh(), samples, frozenset(), limits, ranks, reference)))
+    state = fresh()
+    before = curve(list(itertools.islice(train(state, samples, frozenset(), limits, ranks, reference), 2)))
+    state.save(directory, ranks, {})
+    again = fresh()
+    again.load(directory, ranks)
+    return whole, before + curve(list(train(again, samples, frozenset(), limits, ranks, reference)))
 
 
 def _non_finite(ranks: Ranks) -> str:
@@ -112,7 +163,7 @@ def _non_finite(ranks: Ranks) -> str:
     policy = ranks.shard(policy)
     samples[-1] = type(samples[-1])((poisoned, *samples[-1].ids[1:]), 1)
     try:
-        list(train(policy, samples, train_spec(batch_size=8, steps=1), frozenset(), CONTEXT, CONTEXT, ranks))
+        list(run_loop(policy, samples, train_spec(batch_size=8, steps=1), micro_batch_tokens=CONTEXT, ranks=ranks))
     except NonFiniteError as error:
         return str(error)
     return "finite"

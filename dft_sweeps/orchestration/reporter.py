@@ -1,0 +1,110 @@
+"""Rank 0's way out of a trial: everything goes to the trial's own files first, then to the coordinator's mailbox.
+
+A checkpoint is announced only after every row before it is in the file and in the mailbox. The rows of a step are on
+the disk before its state is saved (`flush`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+from dft_sweeps.orchestration.locks import try_lock
+from dft_sweeps.orchestration.mailbox import (
+    Checkpoint,
+    CheckpointWritten,
+    NonFinite,
+    StepRow,
+    StepRows,
+    TrialNote,
+    TrialProvenance,
+    TrialStarted,
+    now_ms,
+)
+from dft_sweeps.orchestration.resume import Start
+from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.spec.models import HistogramSpec
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+SEND_EVERY_S = 1.0
+EARLIER_ATTEMPT_S = 120.0
+"""How long the processes of an attempt that was killed may take to end."""
+
+
+class Reporter:
+    def __init__(self, training_id: str, files: TrialFiles, mailbox: ActorHandle) -> None:
+        self._training_id, self._files, self._mailbox = training_id, files, mailbox
+        self._worker_started_ms = now_ms()
+        self._rows: list[StepRow] = []
+        self._sent_at = 0.0
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Holds the trial's files for the block: its training process may outlive a coordinator that was killed.
+
+        Raises:
+            RuntimeError: an earlier attempt still trains.
+        """
+        self._files.attempt_lock.parent.mkdir(parents=True, exist_ok=True)
+        with self._files.attempt_lock.open("a") as file:
+            if not try_lock(file):
+                self.note("waits for the processes of an earlier attempt to end")
+                self._wait_for(file)
+            yield
+
+    def _wait_for(self, lock: TextIO) -> None:
+        deadline = time.monotonic() + EARLIER_ATTEMPT_S
+        while not try_lock(lock):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"another process trains this trial: it holds {lock.name}")
+            time.sleep(0.5)
+
+    def started(self, driver_started_ms: int, start: Start, histogram: HistogramSpec) -> None:
+        """Settles the files for an attempt that begins at `start`, and says so."""
+        if start.step:
+            self._files.keep(start.step)
+        else:
+            self._files.fresh(histogram.model_dump())
+        self._put(TrialStarted(self._training_id, driver_started_ms, self._worker_started_ms, start.step, start.note))
+
+    def provenance(self, tags: dict[str, str]) -> None:
+        self._files.write_provenance(tags)
+        self._put(TrialProvenance(self._training_id, tags))
+
+    def note(self, text: str) -> None:
+        self._put(TrialNote(self._training_id, text))
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        self._rows.append(StepRow(step, now_ms(), metrics))
+        if time.monotonic() - self._sent_at >= SEND_EVERY_S:
+            self.flush()
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.flush()
+        self._files.add_checkpoint(checkpoint)
+        self._put(CheckpointWritten(self._training_id, checkpoint))
+
+    def non_finite(self, record: dict[str, Any]) -> None:
+        self.flush()
+        self._files.write_non_finite(record)
+        self._put(NonFinite(self._training_id, str(self._files.non_finite)))
+
+    def finish(self) -> None:
+        self.flush()
+        self._files.finish()
+
+    def flush(self) -> None:
+        if self._rows:
+            self._files.append_rows(self._rows)
+            self._put(StepRows(self._training_id, tuple(self._rows)))
+            self._rows = []
+        self._sent_at = time.monotonic()
+
+    def _put(self, event: Any) -> None:
+        import ray
+
+        ray.get(self._mailbox.put.remote(event))

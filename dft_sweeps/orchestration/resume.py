@@ -1,0 +1,67 @@
+"""Whether an attempt at a trial takes up what an earlier one left, and from which step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
+from dft_sweeps.orchestration.trial import TrialJob
+from dft_sweeps.orchestration.trial_files import TrialFiles, is_whole
+from dft_sweeps.tracking import names
+
+
+@dataclass(frozen=True)
+class Start:
+    step: int
+    """The step whose state is taken up; 0 for none."""
+    note: str = ""
+    """Why none is, although an earlier attempt left something."""
+
+
+def find_start(files: TrialFiles, job: TrialJob, workers: int) -> Start:
+    """Reads what an earlier attempt left, for so many workers to take up; changes nothing."""
+    from dft_sweeps.training.state import read_header
+
+    rows = files.rows()
+    checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
+    header = read_header(files.resume_directory)
+    if header is None and not (rows or checkpoints):
+        return Start(0)
+    wanted = job.spec.evaluation.histogram.model_dump()
+    if (taken := files.histogram()) != wanted:
+        return Start(0, f"its histograms were taken as {taken}, and are wanted as {wanted}")
+    if header is None:
+        return Start(0, _without_state(files, job, checkpoints))
+    if header.world_size != workers:
+        return Start(
+            0, f"its state at step {header.step} is of {header.world_size} workers, and now there are {workers}"
+        )
+    trained = {row.step for row in rows if is_trained(row)}
+    if lost := set(range(1, header.step + 1)) - trained:
+        return Start(0, f"the rows of the steps {_few(lost)} are lost")
+    if lost := _lost({step for step in job.evaluated_steps if step <= header.step}, checkpoints):
+        return Start(0, f"its checkpoints of the steps {_few(lost)} are missing or damaged")
+    return Start(header.step)
+
+
+def is_trained(row: StepRow) -> bool:
+    """Whether the row is of an optimizer step; that of step 0 holds a histogram alone."""
+    return names.train_metric("objective") in row.metrics
+
+
+def _without_state(files: TrialFiles, job: TrialJob, checkpoints: Mapping[int, Checkpoint]) -> str:
+    if not files.finished:
+        return "an earlier attempt ended before its state was saved for the first time"
+    lost = _lost(set(job.evaluated_steps), checkpoints)
+    return f"it was trained before, but its checkpoints of the steps {_few(lost)} are missing or damaged"
+
+
+def _lost(steps: set[int], checkpoints: Mapping[int, Checkpoint]) -> set[int]:
+    """Steps without a whole checkpoint. The base model is evaluated where it lies, and needs no copy."""
+    return {step for step in steps if step not in checkpoints or (step > 0 and not is_whole(checkpoints[step]))}
+
+
+def _few(steps: Iterable[int], most: int = 5) -> str:
+    ordered = sorted(steps)
+    return ", ".join(map(str, ordered[:most])) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")

@@ -1,0 +1,34 @@
+"""How far the coordinator knows a trial to be. Lost with it: a later coordinator reads MLflow and the trial's files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dft_sweeps.orchestration.mailbox import StepRow
+from dft_sweeps.orchestration.prepare import PreparedTrial
+
+
+@dataclass
+class TrialState:
+    prepared: PreparedTrial
+    trained: bool = False
+    outstanding: set[int] = field(default_factory=set)
+    """Steps whose evaluation was asked for and has not landed."""
+    evaluated: set[int] = field(default_factory=set)
+    error: str | None = None
+    ended: bool = False
+    last_accuracy: str = ""
+    started_ms: int = 0
+    """When its driver was started; 0 if it did not train."""
+    first_step: int = 1
+    """Of its present attempt."""
+    shown_at: float = 0.0
+
+    def progress(self, row: StepRow) -> str:
+        """In words, after an optimizer step."""
+        metrics = row.metrics
+        return (
+            f"step {row.step}/{self.prepared.facts.steps}  objective {metrics['train/objective']:.4f}  "
+            f"nll {metrics['train/nll']:.4f}  {metrics['train/tokens_per_second']:,.0f} tokens/s"
+            + (f"  last accuracy {self.last_accuracy}" if self.last_accuracy else "")
+        )

@@ -1,0 +1,188 @@
+"""What Ray Train runs on every worker of a trial: train, report, and save what a killed trial goes on from."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dft_sweeps.orchestration.agreement import from_rank_0
+from dft_sweeps.orchestration.mailbox import Checkpoint
+from dft_sweeps.orchestration.provenance import continued, provenance
+from dft_sweeps.orchestration.reporter import Reporter
+from dft_sweeps.orchestration.resume import find_start
+from dft_sweeps.orchestration.shared_reference import shared_reference
+from dft_sweeps.orchestration.trial import TrialJob
+from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.tracking import names
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from dft_sweeps.data.encode import Sample
+    from dft_sweeps.training.logprobs import Column
+    from dft_sweeps.training.policy import Policy
+    from dft_sweeps.training.sharding import Ranks
+    from dft_sweeps.training.state import TrainState
+
+
+def run_worker(config: dict[str, Any]) -> None:
+    """The training function. All workers of a trial see its storage."""
+    import torch
+    from ray import train as ray_train
+
+    from dft_sweeps.training.loop import NonFiniteError
+    from dft_sweeps.training.sharding import Ranks
+
+    job: TrialJob = config["job"]
+    torch.set_num_threads(job.execution.cpus_per_worker)
+    ranks = Ranks.current()
+    device = ray_train.torch.get_device() if job.execution.gpus_per_worker else torch.device("cpu")
+    files = TrialFiles(Path(job.storage), job.training_id)
+    reporter = Reporter(job.training_id, files, config["mailbox"]) if ranks.rank == 0 else None
+    with reporter.attempt() if reporter else contextlib.nullcontext():
+        step = 0
+        if reporter:
+            start = find_start(files, job, ranks.world_size)
+            reporter.started(config["driver_started_ms"], start, job.spec.evaluation.histogram)
+            step = start.step
+        step = from_rank_0(step, ranks, device)
+        try:
+            _Attempt.load(job, files, ranks, device, reporter, step).train()
+        except NonFiniteError as error:
+            if reporter:
+                reporter.non_finite(error.record)
+            ranks.barrier()  # the first worker that fails ends the others
+            reason = f"step {error.record['step']}: loss or gradient is not finite; {files.non_finite} names the batch"
+            raise RuntimeError(reason) from error
+        if reporter:
+            reporter.finish()
+
+
+@dataclass
+class _Attempt:
+    """One worker's part in an attempt at a trial."""
+
+    job: TrialJob
+    files: TrialFiles
+    ranks: Ranks
+    device: torch.device
+    reporter: Reporter | None
+    """Rank 0's."""
+    data: Sequence[Sample]
+    tokenizer: PreTrainedTokenizerBase
+    reference: Column | None
+    state: TrainState
+    provenance: dict[str, str]
+    saved_at: float
+
+    @classmethod
+    def load(
+        cls,
+        job: TrialJob,
+        files: TrialFiles,
+        ranks: Ranks,
+        device: torch.device,
+        reporter: Reporter | None,
+        step: int,
+    ) -> _Attempt:
+        """Reads model, data and reference, and the state of `step` unless that is 0."""
+        from transformers import AutoTokenizer
+
+        from dft_sweeps.data.encode import EncodedData
+        from dft_sweeps.objectives import make_objective
+        from dft_sweeps.training.policy import load_policy
+        from dft_sweeps.training.state import TrainState, read_header
+
+        spec = job.spec
+        data = EncodedData.load(Path(job.data_file))
+        tokenizer = AutoTokenizer.from_pretrained(job.model_directory)
+        policy = ranks.shard(load_policy(Path(job.model_directory), spec.model, spec.train, job.execution, device))
+        reference = None
+        if "reference_logp" in make_objective(**spec.train.objective.model_dump()).needs:
+            reference = shared_reference(job, policy, data, ranks, reporter.note if reporter else None)
+        tags = provenance(policy, spec.model, job.execution, ranks.world_size)
+        state = TrainState(policy, spec.train)
+        if step:
+            state.load(files.resume_directory, ranks)
+            header = read_header(files.resume_directory)
+            assert state.step == step and header is not None
+            tags = continued(header.provenance, tags, step)
+        if reporter:
+            reporter.provenance(tags)
+        return cls(
+            job, files, ranks, device, reporter, data, tokenizer, reference, state, tags, saved_at=time.monotonic()
+        )
+
+    def train(self) -> None:
+        from dft_sweeps.training.loop import StepDone, train
+
+        evaluated = frozenset(self.job.evaluated_steps)
+        for event in train(self.state, self.data, evaluated, self.job.execution, self.ranks, self.reference):
+            if isinstance(event, StepDone):
+                metrics = event.metrics | self._histogram(event.step)
+                if self.reporter:
+                    self.reporter.step(event.step, metrics)
+                if event.step in evaluated:
+                    continue  # its checkpoint comes first
+            else:
+                self._checkpoint(event.step)
+            if 0 < event.step < self.job.last_step and self._save_is_due():
+                self._save()
+
+    def _histogram(self, step: int) -> dict[str, float]:
+        """Empty where none is wanted. Collective."""
+        from dft_sweeps.training.histogram import probability_histogram
+
+        if not self.job.has_histogram(step):
+            return {}
+        wanted = self.job.spec.evaluation.histogram
+        shares = probability_histogram(
+            self.state.policy, self.data, wanted.samples, wanted.bins, self.job.execution, self.ranks
+        )
+        return {names.probability_bin(index): share for index, share in enumerate(shares)}
+
+    def _checkpoint(self, step: int) -> None:
+        """Writes and announces the weights of `step`. Collective."""
+        from ray import train as ray_train
+
+        checkpoint = _write_checkpoint(self.job, step, self.state.policy, self.data, self.tokenizer, self.ranks)
+        if self.reporter:
+            self.reporter.checkpoint(checkpoint)
+        if step == 0 and (histogram := self._histogram(0)) and self.reporter:
+            self.reporter.step(0, histogram)
+        ray_train.report({"step": step})
+
+    def _save_is_due(self) -> bool:
+        every = self.job.execution.save_every_s
+        if not every:
+            return True
+        return bool(from_rank_0(time.monotonic() - self.saved_at >= every, self.ranks, self.device))
+
+    def _save(self) -> None:
+        """Saves the state, whose rows and checkpoints are on the disk before it is. Collective."""
+        if self.reporter:
+            self.reporter.flush()
+        self.state.save(self.files.resume_directory, self.ranks, self.provenance)
+        self.saved_at = time.monotonic()
+
+
+def _write_checkpoint(
+    job: TrialJob,
+    step: int,
+    policy: Policy,
+    data: Sequence[Sample],
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+) -> Checkpoint:
+    from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
+
+    canary = make_canary(policy, data)
+    if step == 0:  # the base model is evaluated where it lies
+        return Checkpoint(0, job.model_directory, job.base_digest, canary)
+    directory = TrialFiles(Path(job.storage), job.training_id).checkpoint_directory(step)
+    return Checkpoint(step, str(directory), save_checkpoint(policy, tokenizer, canary, directory, ranks), canary)
