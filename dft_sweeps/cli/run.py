@@ -50,6 +50,7 @@ def command(
       dft-sweeps run sweep_specs/quickstart.yaml
       dft-sweeps run sweep_specs/gsm8k_local.yaml --set trial.data.source.path=my.jsonl
     """
+    from dft_sweeps.cli.plan import overlong_in_words, prompts_in_words
     from dft_sweeps.cli.report import print_report
     from dft_sweeps.orchestration.cluster import set_environment
     from dft_sweeps.orchestration.locks import trial_locks
@@ -62,8 +63,10 @@ def command(
         click.echo(f"[{time.monotonic() - started:4.0f} s] {topic:<9}{message}")
 
     prepared = prepare(load_sweep(spec, overrides), lambda message: say("prepare", message))
-    for overlong in sorted({trial.facts.overlong for trial in prepared.trials} - {0}):
-        say("prepare", f"{overlong:,} samples are longer than data.max_length and are left out")
+    for overlong, dropped in sorted({(trial.facts.overlong, trial.facts.dropped) for trial in prepared.trials}):
+        if overlong:
+            say("prepare", overlong_in_words(overlong, dropped, "a trial's data"))
+    say("prepare", prompts_in_words(prepared))
     storage = writable_storage(storage)
     uri = resolve_tracking_uri(storage, tracking_uri)
     set_environment(address)

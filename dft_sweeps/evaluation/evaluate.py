@@ -78,13 +78,13 @@ def generate_all(
 def grade(completions: Completions, benchmark: Benchmark, graders: GraderPool) -> BenchmarkResult:
     """Verdicts of the benchmark's grader on completions of that benchmark."""
     assert completions.key.benchmark_digest == benchmark.digest, "completions of another benchmark"
-    answer_of = {question.id: question.answer for question in benchmark.questions}
-    items = [(answer_of[row.question_id], row.text) for row in completions.rows]
+    question_of = {question.id: question for question in benchmark.questions}
+    items = [(question_of[row.question_id].gold, row.text) for row in completions.rows]
     verdicts = graders.grade(items, benchmark.grader)
     samples: dict[str, list[GradedSample]] = {question.id: [] for question in benchmark.questions}
     for row, verdict in zip(completions.rows, verdicts, strict=True):
         samples[row.question_id].append(GradedSample(verdict, row.finish_reason, len(row.token_ids)))
-    questions = tuple(GradedQuestion(id_, answer_of[id_], tuple(graded)) for id_, graded in samples.items())
+    questions = tuple(GradedQuestion(id_, question_of[id_].answer, tuple(graded)) for id_, graded in samples.items())
     return BenchmarkResult(completions.key, grader_version(benchmark.grader), benchmark.limited, questions)
 
 

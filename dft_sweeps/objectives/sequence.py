@@ -21,14 +21,18 @@ def iw_sft_trajectory(
 ) -> Tensor:
     """Importance-weighted fine-tuning, -sg(w) log p (arXiv 2507.12856).
 
-    w = clamp(exp(temperature * mean over the sample's targets of (log p - log p_ref)), low, high).
+    w = clamp(exp(temperature * mean over the sample's targets of (log p - log p_ref)), low, high): `IwSFTLoss` with
+    `sum_over_time` in the code's bounding_trainers.py, whose trainer passes temperature 1.
     """
     log_ratio, count = _sums(logp - reference_logp, sample)
     return -(temperature * log_ratio / count).exp().clamp(low, high) * logp
 
 
 def sentence_weighted(logp: Tensor, sample: Tensor, mean: Literal["none", "geometric"] = "none") -> Tensor:
-    """Sentence-level DFT, -sg(w) log p with w the product of the sample's probabilities, or their geometric mean."""
+    """Sentence-level DFT, -sg(w) log p with w the product of the sample's probabilities, or their geometric mean.
+
+    Neither trains well (section 4.6 of arXiv 2508.05629, version 3): a product of many probabilities is nearly 0.
+    """
     log_weight, count = _sums(logp, sample)
     if mean == "geometric":
         log_weight = log_weight / count

@@ -23,7 +23,7 @@ def dft(logp: Tensor) -> Tensor:
 
 def power(logp: Tensor, alpha: float) -> Tensor:
     """(1 - p^alpha) / alpha (arXiv 2510.00526): -log p at alpha = 0, and the gradient of `dft` at alpha = 1."""
-    if alpha == 0:
+    if abs(alpha) < 1e-30:  # the same numbers, and 1 / alpha stays finite
         return sft(logp)
     # In float64, because the gradient p^alpha is computed as expm1(.) + 1 and a small one would drown in rounding.
     return (-torch.expm1(alpha * logp.double()) / alpha).to(logp.dtype)
@@ -39,7 +39,8 @@ def focal(logp: Tensor, gamma: float = 2.0) -> Tensor:
 def eaft(logp: Tensor, top_entropy: Tensor, alpha: float = 1.0, top: int = 20) -> Tensor:
     """Entropy-adaptive fine-tuning, -sg(H_top / ln top)^alpha log p (arXiv 2601.02151).
 
-    `top_entropy` is the entropy in nats of the `top` likeliest tokens, renormalised.
+    `top_entropy` is the entropy in nats of the `top` likeliest tokens, renormalised. The published code, in
+    LLaMA-Factory's trainer_utils.py, has top 20 and writes ln 20 as 3.0.
     """
     return -((top_entropy.detach() / math.log(top)) ** alpha) * logp
 
@@ -47,7 +48,7 @@ def eaft(logp: Tensor, top_entropy: Tensor, alpha: float = 1.0, top: int = 20) -
 def psft(logp: Tensor, old_logp: Tensor, low: float = 0.8, high: float = 1.28) -> Tensor:
     """Proximal fine-tuning, -min(r, clip(r, low, high)) with r = p / p_old (arXiv 2508.17784).
 
-    PPO's clipped objective with advantage +1, so only `high` ever binds.
+    PPO's clipped objective (Eq. 7 of arXiv 1707.06347) with advantage +1, so only `high` ever binds.
     """
     # Far above any `high`; unbounded, an infinite ratio would make the gradient 0 * infinity.
     ratio = (logp - old_logp).clamp(max=20.0).exp()
@@ -57,12 +58,18 @@ def psft(logp: Tensor, old_logp: Tensor, low: float = 0.8, high: float = 1.28) -
 def iw_sft_token(
     logp: Tensor, reference_logp: Tensor, temperature: float = 1.0, low: float = 0.2, high: float = 1.8
 ) -> Tensor:
-    """Importance-weighted fine-tuning by token, -sg(clamp((p / p_ref)^temperature, low, high)) log p (2507.12856)."""
+    """Importance-weighted fine-tuning by token, -sg(clamp((p / p_ref)^temperature, low, high)) log p.
+
+    The form that bounding_trainers.py of arXiv 2507.12856's code has beside the trajectory's, and does not use.
+    """
     weight = (temperature * (logp - reference_logp)).exp().clamp(low, high)
     return -weight.detach() * logp
 
 
 def within(logp: Tensor, min_probability: float, max_probability: float) -> Tensor:
-    """1[min_probability <= p <= max_probability], detached: the factor of thresholded losses (arXiv 2510.00526)."""
+    """1[min_probability <= p <= max_probability], detached: the factor of thresholded losses.
+
+    OnlyTop and OnlyBottom in the code of arXiv 2510.00526. The denominator remains all targets.
+    """
     probability = logp.detach().exp().clamp(max=1.0)  # rounding can put p above 1
     return ((probability >= min_probability) & (probability <= max_probability)).to(logp.dtype)

@@ -181,26 +181,13 @@ def _check_trains(sweep: Sweep, trial: Trial, model: ModelFiles) -> None:
             raise SpecError(f"{train.objective.top} tokens, but the model has only {model.vocabulary}")
     with sweep.at(trial, "train", "adapter", "target"):
         if train.adapter is not None and train.adapter.target != "all-linear":
-            names = _linear_modules(model.directory)
             for target in train.adapter.target:
-                if not any(f".{name}".endswith(f".{target}") for name in names):
-                    known = {name.split(".")[-1] for name in names}
+                if not any(f".{name}".endswith(f".{target}") for name in model.linear_layers):
+                    known = {name.split(".")[-1] for name in model.linear_layers}
                     raise SpecError(f"no linear module {target!r} in the model; {nearest(target, known)}")
     with sweep.at(trial, "model", "dtype"):
         if sweep.spec.execution.attention == "flash_attention_2" and trial.spec.model.dtype != "bfloat16":
             raise SpecError(f"execution.attention flash_attention_2 computes in bfloat16, not {trial.spec.model.dtype}")
-
-
-def _linear_modules(directory: Path) -> list[str]:
-    """Names of the modules that adapters can be put on: linear ones, but not the head."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
-    head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
-    return [name for name, part in model.named_modules() if isinstance(part, kinds) and part is not head]
 
 
 def _benchmarks(sweep: Sweep, tokenizer: PreTrainedTokenizerBase) -> dict[str, Benchmark]:

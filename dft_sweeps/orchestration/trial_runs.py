@@ -107,6 +107,8 @@ def _resolved(trial: PreparedTrial) -> dict[str, str]:
         "resolved.steps": str(facts.steps),
         "resolved.samples": str(facts.samples),
         "resolved.overlong": str(facts.overlong),
+        "resolved.dropped": str(facts.dropped),
+        "resolved.instruction": facts.instruction,
     }
 
 

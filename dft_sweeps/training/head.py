@@ -25,7 +25,7 @@ from dft_sweeps.objectives import Objective, Targets
 # Bytes of logits: on a CPU, on an accelerator.
 CHUNK_BYTES = (80 << 20, 1 << 30)
 """Held at a time: enough tokens for matrix products to run at full speed."""
-BLOCK_BYTES = (2 << 20, 256 << 20)
+BLOCK_BYTES = (512 << 10, 256 << 20)
 """Worked on at a time between the products, in the dtype of the sums: on a CPU what stays in its cache."""
 
 

@@ -53,6 +53,9 @@ class NonFiniteError(RuntimeError):
         super().__init__(f"step {record['step']}: loss or gradient is not finite; samples {record['samples']}")
         self.record = record
 
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[dict[str, Any]]]:
+        return NonFiniteError, (self.record,)
+
 
 def train(
     state: TrainState,

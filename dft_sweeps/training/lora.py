@@ -14,10 +14,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as AdaptedLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import LoraSpec
+from dft_sweeps.training.model_files import linear_layers
 
 _ADAPTER = "default"
 
@@ -45,10 +45,7 @@ def add_adapters(model: PreTrainedModel, settings: LoraSpec, seed: int) -> None:
 
 def _targets(model: PreTrainedModel, settings: LoraSpec) -> list[str]:
     """Full names of the layers to adapt. Of linear layers only the head has none."""
-    head = model.get_output_embeddings()
-    linear = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
-    ]
+    linear = linear_layers(model)
     if settings.target == "all-linear":
         return linear
     chosen = {target: [name for name in linear if f".{name}".endswith(f".{target}")] for target in settings.target}

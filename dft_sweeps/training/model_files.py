@@ -38,8 +38,11 @@ class ModelFiles:
     digest: str
     """Weights, configuration and tokenizer together."""
     parameters: int
+    vocabulary: int
     context: int
     """Longest sequence of tokens the model was made for."""
+    linear_layers: tuple[str, ...]
+    """Names of the layers that adapters can be put on."""
 
 
 def resolve_model(model: ModelSpec, base_directory: Path) -> Path:
@@ -162,7 +165,9 @@ def inspect_model(directory: Path) -> ModelFiles:
         weights_digest=weights,
         digest=_model_digest(directory, weights),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocabulary=config.vocab_size,
         context=context,
+        linear_layers=tuple(linear_layers(model)),
     )
 
 
@@ -175,6 +180,16 @@ def _loading(directory: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise SpecError(f"{directory}: the model does not load: {' '.join(str(error).split())[:300]}") from error
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Names of a model's linear layers; the head is not one of them."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    kinds = (nn.Linear, Conv1D)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
 
 
 def refuse_unsupported_head(model: Any, where: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 from typing import Any, TextIO
 
@@ -19,20 +18,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 
 class Stopped(Exception):
-    """The parent has closed our input: no more rounds."""
+    """There are no more commands, so no more rounds."""
 
 
 class Rounds:
-    """Counts optimizer steps, and at the end of each round writes a line and waits for one."""
+    """Counts optimizer steps, and at the end of each round writes a line to `reports` and reads one of `commands`."""
 
     def __init__(self, steps: int, device: str, commands: TextIO, reports: TextIO) -> None:
-        self.steps = steps
-        self.device = device
-        self.commands = commands
-        self.reports = reports
-        self.taken = 0
-        self.loss = 0.0
-        self.targets = 0
+        self.steps, self.device, self.commands, self.reports = steps, device, commands, reports
+        self.taken, self.loss, self.targets = 0, 0.0, 0
         self._started = 0.0
         self._hooks = [
             register_optimizer_step_pre_hook(self._before_step),
@@ -60,7 +54,8 @@ class Rounds:
             return
         if self.device == "cuda":
             torch.cuda.synchronize()
-        self._report({"seconds": time.perf_counter() - self._started} if self.taken > self.steps else {"ready": True})
+        seconds = time.perf_counter() - self._started
+        self._report({"seconds": seconds if self.taken > self.steps else None})
         if not self.commands.readline():
             raise Stopped
         self._started = time.perf_counter()
@@ -72,7 +67,7 @@ class Rounds:
         if self.device == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**20
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
         self._report({"loss": self.loss, "targets": self.targets, "peak_mib": peak})
 
     def _report(self, message: dict[str, Any]) -> None:

@@ -1,14 +1,81 @@
-"""One side of a throughput row, in a process of its own: ``python -m tests.bench.worker SIDE DIRECTORY OPTIONS``.
+"""One side of a throughput row in a process of its own: ``python -m tests.bench.worker SIDE DIRECTORY OPTIONS``.
 
-Its output has one JSON line per round, see `rounds.Rounds`; whatever libraries print goes to standard error.
+Started by `Worker`, which asks for one round at a time, so that sides can take turns while each keeps its own memory
+and threads. The process writes one JSON line per round, see `rounds.Rounds`; whatever libraries print goes to standard
+error.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class Worker:
+    """A side that waits for us between rounds. Its first round, which is not timed, is over on entering.
+
+    Raises:
+        RuntimeError: the process ended before its time; its last lines are in the message.
+    """
+
+    def __init__(self, side: str, directory: Path, options: Mapping[str, Any], threads: int) -> None:
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.worker", side, str(directory), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            cwd=Path(__file__).parents[2],
+            env=os.environ | _QUIET | {"OMP_NUM_THREADS": str(threads)},
+            text=True,
+        )
+
+    def __enter__(self) -> Worker:
+        self._read()
+        return self
+
+    def round(self) -> float:
+        """Seconds of one round."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self._read()["seconds"]
+
+    def finish(self) -> dict[str, Any]:
+        """Ends the process: the sums of the first round, `loss` and `targets`, and `peak_mib`."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        sums = self._read()
+        self.process.wait()
+        return sums
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            raise RuntimeError(f"{' '.join(self.process.args)} ended early:\n{self.errors.read()[-4000:]}")
+        return json.loads(line)
 
 
 def main() -> None:
@@ -21,8 +88,8 @@ def main() -> None:
     from tests.bench.sides import SIDES
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    rounds = SIDES[side](directory, options, lambda steps: Rounds(steps, "cpu", sys.stdin, reports))
-    rounds.close()
+    device = "cpu" if options.get("use_cpu") or options.get("device") == "cpu" else "cuda"
+    SIDES[side](directory, options, lambda steps: Rounds(steps, device, sys.stdin, reports)).close()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What both sides of a throughput row train: a model, a tokenizer and a few real samples, written to one directory.
 
-The samples are 32 of GSM8K's training problems at evenly spaced quantiles of their length in tokens, so a round has
+The samples are 16 of GSM8K's training problems at evenly spaced quantiles of their length in tokens, so a round has
 the data's real mix of lengths without the luck of a draw. Every side loads the same files: the same weights, the same
-text. A round is one pass over the samples, in optimizer batches of 16.
+text. A round is one pass over the samples, one optimizer batch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ SHIPPED_BASE = Path(__file__).parents[2] / "dft_sweeps" / "data" / "base_model"
 
 _SOURCE = FileSource(kind="file", path=str(GSM8K), prompt="question", completion="answer")
 
-SAMPLES = 32
-"""Samples in a round."""
-BATCH = 16
-"""Samples in an optimizer batch."""
+SAMPLES = 16
+"""Samples in an optimizer batch, and in a round."""
 BPE_VOCABULARY = 8192
 _LONGEST = 4096
 
@@ -76,8 +74,16 @@ SHIPPED = Shape(
 )
 
 
-def prepare(shape: Shape, directory: Path, samples: int = SAMPLES) -> str:
-    """Writes model, tokenizer and samples to `directory`; returns a sentence on the data for the row's detail.
+@dataclass(frozen=True)
+class Prepared:
+    sentence: str
+    """The data, for a row's detail."""
+    longest: int
+    """Tokens of the longest sample."""
+
+
+def prepare(shape: Shape, directory: Path, samples: int = SAMPLES) -> Prepared:
+    """Writes model, tokenizer and samples to `directory`.
 
     Raises:
         SpecError: GSM8K's training file is not beside the checkout.
@@ -85,21 +91,28 @@ def prepare(shape: Shape, directory: Path, samples: int = SAMPLES) -> str:
     rows = gsm8k()
     if shape.qwen2 is None:
         tokenizer = shipped_tokenizer()
-        what = f"the base's own tokenizer (V = {len(tokenizer)})"
+        under = f"the base's own tokenizer (V = {len(tokenizer)})"
     else:
         tokenizer = train_tokenizer(text for row in rows for text in (row.prompt, row.completion))
-        what = f"a byte-level BPE of {len(tokenizer):,} tokens with Qwen2's splitting, trained on it"
+        under = f"a byte-level BPE of {len(tokenizer):,} tokens with Qwen2's splitting, trained on it"
     write_model(shape, tokenizer, directory)
-    tokenizer.save_pretrained(directory)
     chosen = by_length(rows, tokenizer, samples)
-    lines = [json.dumps({"prompt": row.prompt, "completion": row.completion}) for row in chosen]
-    (directory / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    encoded = encoded_samples(chosen, tokenizer)
-    tokens, targets = sum(len(sample.ids) for sample in encoded), sum(map(target_count, encoded))
-    return (
-        f"{len(chosen)} GSM8K training samples at the quantiles of its lengths under {what}: "
-        f"{tokens:,} tokens, {targets:,} of them targets, the longest sample {max(len(s.ids) for s in encoded)} tokens"
+    encoded = write_samples(chosen, tokenizer, directory)
+    tokens, targets = sum(len(sample.ids) for sample in encoded), sum(sample.targets for sample in encoded)
+    longest = max(len(sample.ids) for sample in encoded)
+    return Prepared(
+        f"{samples} GSM8K training samples at the quantiles of its lengths under {under}: "
+        f"{tokens:,} tokens, {targets:,} of them targets, the longest sample {longest} tokens",
+        longest,
     )
+
+
+def write_samples(rows: list[Demonstration], tokenizer: PreTrainedTokenizerBase, directory: Path) -> list[Sample]:
+    """Saves tokenizer and text, and gives the samples as the package encodes them."""
+    tokenizer.save_pretrained(directory)
+    lines = [json.dumps({"prompt": row.prompt, "completion": row.completion}) for row in rows]
+    (directory / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    return encoded_samples(rows, tokenizer)
 
 
 def gsm8k() -> list[Demonstration]:
@@ -167,8 +180,4 @@ def read_samples(directory: Path) -> list[Demonstration]:
 
 def encoded_samples(rows: list[Demonstration], tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
     """The samples as the package encodes them for training."""
-    return list(encode(rows, DataSpec(source=_SOURCE, max_length=_LONGEST), tokenizer).samples)
-
-
-def target_count(sample: Sample) -> int:
-    return len(sample.ids) - max(sample.prompt_length, 1)
+    return list(encode(rows, DataSpec(source=_SOURCE, max_length=_LONGEST), tokenizer))

@@ -67,7 +67,7 @@ BELOW = {
     "missing data": ("{kind: arithmetic, samples: 320, wrong_steps: 0.1, seed: 11}", "{kind: file, path: nope.jsonl}",
                      "7: trial.data.source.path: no file "),
     "overlong completions": ("max_length: 160", "max_length: 30",
-                             "6: trial.data: 320 of 320 samples are longer than max_length 30 (the longest has "),
+                             "6: trial.data: no sample is left of 320: they are longer than max_length 30"),
     "batch of more than all": ("batch_size: 32", "batch_size: 321",
                                "12: trial.train.batch_size: train.batch_size is 321, but there are only 320 samples"),
     "unknown benchmark": ("name: arithmetic_2", "name: arithmetic",

@@ -26,7 +26,7 @@ def test_prompt_is_the_chat_template_up_to_the_answer(tokenizer: PreTrainedToken
 def test_embedded_prompts_are_those_of_training(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     question = load_benchmark(BenchmarkSpec(name="arithmetic_2"), tmp_path).questions[0].prompt_text
     data = DataSpec(source=ArithmeticSource(kind="arithmetic", samples=1))
-    sample = encode([Demonstration(question, "done")], data, tokenizer).samples[0]
+    sample = encode([Demonstration(question, "done")], data, tokenizer)[0]
     assert render(tokenizer, question) == sample.ids[: sample.prompt_length]
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -142,6 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_trial_before_the_step(poison: float
         next(events)
     indices = batch_indices(2, settings, len(SAMPLES))
     assert str(indices) in str(caught.value)
+    assert pickle.loads(pickle.dumps(caught.value)).record == caught.value.record, "it crosses processes"
     record = json.loads(json.dumps(caught.value.record))
     assert (record["step"], record["samples"]) == (2, indices)
     assert record["sha256"][0] == hashlib.sha256(np.array(SAMPLES[indices[0]].ids, dtype="<i4").tobytes()).hexdigest()

@@ -1,0 +1,178 @@
+"""Rows on training throughput on a CPU: target tokens per second of a DFT step, ours beside TRL's SFTTrainer.
+
+Both sides train the same weights on the same samples in float32 and take the same optimizer batch in every round. Their
+target masks and the loss of the first step must agree, or there are no figures. TRL has a row as it comes, and one in
+its best configuration: every candidate is timed once, the fastest two take part in all rounds, and the better median
+counts. On a CPU its packed rows are attended to densely under a mask, which is correct (the losses would not agree if
+samples saw each other) and slow, so what wins is short rows of similar length or rows of one sample.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.bench.row import Machine, Row, installed_versions
+from tests.bench.worker import Worker
+from tests.bench.workload import GSM8K, SAMPLES, Shape, prepare
+
+AGREEMENT = 1e-4
+"""Largest relative difference of the first step's losses."""
+LONG_ENOUGH = 20.0
+"""Seconds a side is measured for, if its five rounds are shorter, in up to five times as many rounds."""
+
+OURS = {"device": "cpu", "dtype": "float32"}
+_CPU = {"bf16": False, "use_cpu": True}
+_FAST = _CPU | {"gradient_checkpointing": False, "logging_strategy": "no"}
+_GROUPED = _FAST | {"train_sampling_strategy": "group_by_length"}
+DEFAULT = _CPU | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": SAMPLES // 8}
+
+
+def candidates(longest: int) -> dict[str, dict[str, Any]]:
+    """Configurations of SFTConfig that train on the same targets; `longest` is the longest sample in tokens."""
+    row = 2 ** math.ceil(math.log2(longest))
+    return {
+        "one sample at a time": _FAST | _batches_of(1),
+        "2 grouped by length": _GROUPED | _batches_of(2),
+        "4 grouped by length": _GROUPED | _batches_of(4),
+        "16 padded": _FAST | _batches_of(16),
+        "4 padding-free": _FAST | _batches_of(4) | {"padding_free": True, "max_length": None},
+        f"packed (bfd) in rows of {row}": _FAST | {"packing": True, "max_length": row},
+    }
+
+
+def _batches_of(size: int) -> dict[str, int]:
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": SAMPLES // size}
+
+
+@dataclass
+class Measured:
+    """A side's seconds by round, and once it has finished its first step's sums."""
+
+    seconds: list[float] = field(default_factory=list)
+    sums: dict[str, Any] = field(default_factory=dict)
+
+    def rate(self) -> float:
+        """Target tokens per second, by the median round."""
+        return self.sums["targets"] / median(self.seconds)
+
+
+def rows(shape: Shape, machine: Machine) -> Iterator[Row]:
+    """The rows of one model: TRL's best configuration and its default one."""
+    drafts = {
+        what: Row(
+            name=f"dft_tokens_per_second_vs_trl_{what}{shape.suffix}",
+            peer_name=f'TRL {installed_versions()["trl"]} SFTTrainer(loss_type="dft"), {what} configuration',
+            unit="target tokens/s",
+            detail=f"{shape.description}; float32, {machine.threads} threads",
+            not_run="not measured yet",
+        )
+        for what in ("best", "default")
+    }
+    reason = missing()
+    if reason:
+        yield from (row.without_figures(reason) for row in drafts.values())
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        data = prepare(shape, Path(directory))
+        sides = measure(Path(directory), candidates(data.longest), machine)
+    for what, row in drafts.items():
+        yield filled(row, what, sides, data.sentence)
+
+
+def missing() -> str | None:
+    """Why these rows cannot be measured here."""
+    if find_spec("trl") is None:
+        return "TRL is not installed (pip install 'dft-sweeps[bench]')"
+    return None if GSM8K.is_file() else "GSM8K's training file is not in ../shared/data/train"
+
+
+def measure(directory: Path, tried: Mapping[str, Mapping[str, Any]], machine: Machine) -> dict[str, Measured]:
+    """Every candidate's first timed round, and the rounds of ours, TRL's default and the two fastest candidates."""
+    if machine.quick:
+        tried = dict(list(tried.items())[1:3])
+    found: dict[str, Measured] = {}
+    for name, options in tried.items():
+        with Worker("trl", directory, options, machine.threads) as worker:
+            found[name] = Measured([worker.round()], worker.finish())
+        say(f"TRL, {name}: {found[name].seconds[0]:.2f} s")
+    fastest = sorted(tried, key=lambda name: found[name].seconds[0])[:2]
+    sides = {"ours": ("ours", OURS), "default": ("trl", DEFAULT)} | {name: ("trl", tried[name]) for name in fastest}
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(side, directory, options, machine.threads))
+            for name, (side, options) in sides.items()
+        }
+        taken = take_turns(workers, machine)
+        finished = {name: Measured(taken[name], worker.finish()) for name, worker in workers.items()}
+    return found | finished
+
+
+def take_turns(workers: Mapping[str, Worker], machine: Machine) -> dict[str, list[float]]:
+    """Seconds of each side's rounds: one round each in turn, in an order that shifts by one every time."""
+    names = list(workers)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    rounds = machine.rounds
+    while len(seconds[names[-1]]) < rounds:
+        turn = len(seconds[names[-1]])
+        for index in range(len(names)):
+            name = names[(index + turn) % len(names)]
+            seconds[name].append(workers[name].round())
+        if turn == 0 and not machine.quick:
+            quickest = min(taken[0] for taken in seconds.values())
+            rounds = max(rounds, min(5 * rounds, math.ceil(LONG_ENOUGH / quickest)))
+        say(
+            f"round {turn + 1} of {rounds}: "
+            + ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds.items())
+        )
+    return seconds
+
+
+def filled(row: Row, what: str, sides: Mapping[str, Measured], data: str) -> Row:
+    """The row with its figures, or without them where the sides did not train the same."""
+    ours = sides["ours"]
+    agreeing = [name for name in sides if name != "ours" and disagreement(ours.sums, sides[name].sums) is None]
+    others = [name for name in sides if name not in ("ours", "default")]
+    best = max(
+        (name for name in others if name in agreeing and len(sides[name].seconds) == len(ours.seconds)),
+        key=lambda name: sides[name].rate(),
+        default=None,
+    )
+    chosen = best if what == "best" else "default"
+    if chosen is None or chosen not in agreeing:
+        wrong = [f"{name}: {disagreement(ours.sums, side.sums)}" for name, side in sides.items() if name != "ours"]
+        return row.without_figures(f"invalid, the sides do not train the same ({'; '.join(wrong)})")
+    peer = sides[chosen]
+    tried = ", ".join(f"{name} {sides[name].sums['targets'] / sides[name].seconds[0]:.0f}" for name in others)
+    return Row(
+        name=row.name,
+        peer_name=row.peer_name if what == "default" else f"{row.peer_name}: {chosen}",
+        unit=row.unit,
+        ours=ours.rate(),
+        peer=peer.rate(),
+        detail=f"{row.detail}; {data}; one optimizer batch of {SAMPLES} samples a round, medians of "
+        f"{len(ours.seconds)} interleaved rounds after a warm-up; first step's loss {ours.sums['loss']:.6g} and "
+        f"{peer.sums['loss']:.6g} on {ours.sums['targets']} targets; peak memory {ours.sums['peak_mib']:.0f} and "
+        f"{peer.sums['peak_mib']:.0f} MiB; configurations tried, first round: {tried}",
+    )
+
+
+def disagreement(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str | None:
+    """How the first steps of two sides differ, None if they do not: in targets, or in the loss by over 1e-4."""
+    if ours["targets"] != peer["targets"]:
+        return f"{ours['targets']} targets and {peer['targets']}"
+    if not math.isclose(ours["loss"], peer["loss"], rel_tol=AGREEMENT):
+        return f"losses {ours['loss']:.6g} and {peer['loss']:.6g}"
+    return None
+
+
+def say(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)
