@@ -15,6 +15,7 @@ DONE, TRIAL_FAILED, USER_ERROR, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 COMMANDS = {
     "plan": ("dft_sweeps.cli.plan", "Check a spec and show what it would run."),
     "run": ("dft_sweeps.cli.run", "Run a sweep: train, evaluate, record, report."),
+    "grade": ("dft_sweeps.cli.grade", "Grade completions made anywhere."),
     "list": ("dft_sweeps.cli.list_", "List the sweeps."),
     "status": ("dft_sweeps.cli.status", "Show how far a sweep's trials are."),
     "report": ("dft_sweeps.cli.report", "Make the tables and figures of a sweep."),

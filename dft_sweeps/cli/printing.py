@@ -29,6 +29,11 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
+def percent_range(low: float, high: float) -> str:
+    """Bounds that are shares, in percent, e.g. ``60.0-67.0``."""
+    return f"{100 * low:.1f}-{100 * high:.1f}"
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

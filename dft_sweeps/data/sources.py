@@ -46,12 +46,15 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         return list(enumerate(_read_parquet(path), start=1))
     if path.suffix not in {".jsonl", ".json"}:
         raise SpecError(f"{path}: a data file ends in .jsonl, .json (one object per line) or .parquet")
+    return list(json_lines(path))
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON-lines file one after the other, numbered as in `numbered_rows`; errors come with their rows."""
     with path.open("rb") as lines:
-        return [
-            (number, _parse_line(line, f"{path}: row {number}"))
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ]
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, _parse_line(line, f"{path}: row {number}")
 
 
 def _parse_line(line: bytes, where: str) -> dict[str, Any]:
@@ -61,6 +64,8 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
         raise SpecError(f"not UTF-8 text ({error.reason} at byte {error.start + 1} of the line)", where) from error
     except json.JSONDecodeError as error:
         raise SpecError(f"not JSON ({error.msg} at column {error.colno})", where) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+        raise SpecError(f"JSON that cannot be read ({error})", where) from error
     if not isinstance(row, dict):
         raise SpecError(f"expected a JSON object, found {type(row).__name__}", where)
     return row

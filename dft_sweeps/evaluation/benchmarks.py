@@ -175,13 +175,13 @@ def _from_rows(rows: list[tuple[int, dict[str, Any]]], declared: BenchmarkFile, 
 
 
 def _question(row: dict[str, Any], id_: str, declared: BenchmarkFile, where: str) -> Question:
-    question = _text(row, declared.question, where)
+    question = text_field(row, declared.question, where)
     answer = _answer(row, declared, where)
     return Question(id_, question + declared.prompt_suffix, answer, _gold(row, answer, declared, where))
 
 
 def _answer(row: dict[str, Any], declared: BenchmarkFile, where: str) -> str:
-    answer = _text(row, declared.answer, where)
+    answer = text_field(row, declared.answer, where)
     if declared.answer_after is not None:
         _, mark, answer = answer.rpartition(declared.answer_after)
         if not mark:
@@ -204,7 +204,7 @@ def _gold(row: dict[str, Any], answer: str, declared: BenchmarkFile, where: str)
         tolerance = _positive(row[declared.error], declared.error, where)
     paper = paper_gold(answer)
     if declared.paper is not None:
-        paper = paper_gold_of_solution(_text(row, declared.paper.solution, where), declared.paper.keeps_units)
+        paper = paper_gold_of_solution(text_field(row, declared.paper.solution, where), declared.paper.keeps_units)
     return Gold(
         text=text,
         paper=paper,
@@ -226,7 +226,7 @@ def _positive(value: Any, field: str, where: str) -> float:
     return number
 
 
-def _text(row: dict[str, Any], field: str, where: str) -> str:
+def text_field(row: dict[str, Any], field: str, where: str) -> str:
     """A field as text, alone or as a list's only item; a whole number is written without a point (27.0 is "27")."""
     value = row.get(field)
     if isinstance(value, list) and len(value) == 1:

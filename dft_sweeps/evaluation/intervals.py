@@ -63,7 +63,11 @@ def interval(
     Raises:
         ValueError: no questions, or a question without samples.
     """
-    right, samples = counts(per_question_correct)
+    return interval_of_counts(*counts(per_question_correct), level, kind)
+
+
+def interval_of_counts(right: Array, samples: Array, level: float = LEVEL, kind: Kind = "new_questions") -> Interval:
+    """`interval` from right samples [questions] and samples [questions]."""
     mean, low, high = bounds(right, samples, level, kind)
     return Interval(float(mean), float(low), float(high), f"effective-size binomial {level:.1%}", kind)
 
