@@ -61,6 +61,7 @@ def print_report(
 ) -> None:
     """Writes the report of a sweep, adds it to the sweep's run, and prints the tables and where everything is."""
     from dft_sweeps.report.curves import collect
+    from dft_sweeps.report.tables import records
     from dft_sweeps.report.write import write_report
     from dft_sweeps.tracking.reader import Reader
     from dft_sweeps.tracking.writer import Tracker
@@ -74,7 +75,7 @@ def print_report(
     for path in paths:
         tracker.log_file(found.run_id, path, "report")
     if as_json:
-        return print_json({"curves": _records(curves), "notes": curves.notes, "files": [str(path) for path in paths]})
+        return print_json({"curves": records(curves), "notes": curves.notes, "files": [str(path) for path in paths]})
     _print(curves, benchmarks, paths)
 
 
@@ -89,35 +90,14 @@ def _chosen(curves: SweepCurves, wanted: Sequence[str]) -> list[str]:
 
 
 def _print(curves: SweepCurves, benchmarks: Sequence[str], paths: Sequence[Path]) -> None:
-    from dft_sweeps.report.tables import accuracy_table, rich_table
+    from dft_sweeps.report.tables import accuracy_tables, rich_table
 
     out = console()
-    for benchmark in benchmarks:
-        for sampling in curves.samplings:
-            out.print(rich_table(accuracy_table(curves, sampling, benchmark), out.width))
-            out.print()
+    for table in accuracy_tables(curves, benchmarks):
+        out.print(rich_table(table, out.width))
+        out.print()
     for note in (*curves.accuracy_notes, *curves.notes):
         out.print(note, soft_wrap=True, markup=False)
     out.print()
     for path in paths:
         out.print(str(path), soft_wrap=True, markup=False)
-
-
-def _records(curves: SweepCurves) -> list[dict[str, object]]:
-    """The rows of accuracy.csv."""
-    return [
-        {
-            "training_id": trial.training_id,
-            "axes": trial.values,
-            "sampling": sampling.name,
-            "benchmark": benchmark,
-            "step": point.step,
-            "accuracy": point.accuracy,
-            "ci_low": point.low,
-            "ci_high": point.high,
-        }
-        for trial in curves.trials
-        for sampling in curves.samplings
-        for benchmark in curves.benchmarks
-        for point in trial.accuracy[sampling.prefix, benchmark]
-    ]

@@ -47,6 +47,11 @@ class Benchmark:
     """Hash of name, questions and answers, in their order: everything but the grader. What the graders need is in it
     where it does not follow from the answer."""
 
+    @property
+    def graders(self) -> tuple[str, ...]:
+        """Its own grader; then the published harness's, unless answers are compared as they are written."""
+        return (self.grader,) if self.grader == "exact" else (self.grader, "paper")
+
 
 class ArithmeticQuestions(SpecModel):
     """Held-out problems of the embedded task."""

@@ -75,17 +75,20 @@ def generate_all(
     return found
 
 
-def grade(completions: Completions, benchmark: Benchmark, graders: GraderPool) -> BenchmarkResult:
-    """Verdicts of the benchmark's grader on completions of that benchmark."""
+def grade(
+    completions: Completions, benchmark: Benchmark, graders: GraderPool, grader: str | None = None
+) -> BenchmarkResult:
+    """Verdicts of a grader, by default the benchmark's own, on completions of that benchmark."""
+    grader = grader or benchmark.grader
     assert completions.key.benchmark_digest == benchmark.digest, "completions of another benchmark"
     question_of = {question.id: question for question in benchmark.questions}
     items = [(question_of[row.question_id].gold, row.text) for row in completions.rows]
-    verdicts = graders.grade(items, benchmark.grader)
+    verdicts = graders.grade(items, grader)
     samples: dict[str, list[GradedSample]] = {question.id: [] for question in benchmark.questions}
     for row, verdict in zip(completions.rows, verdicts, strict=True):
         samples[row.question_id].append(GradedSample(verdict, row.finish_reason, len(row.token_ids)))
     questions = tuple(GradedQuestion(id_, question_of[id_].answer, tuple(graded)) for id_, graded in samples.items())
-    return BenchmarkResult(completions.key, grader_version(benchmark.grader), benchmark.limited, questions)
+    return BenchmarkResult(completions.key, grader_version(grader), benchmark.limited, questions)
 
 
 def evaluation_key(weights_digest: str, benchmark: Benchmark, template: str, sampling: SamplingSpec) -> EvaluationKey:

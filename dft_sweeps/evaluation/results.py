@@ -12,7 +12,7 @@ from functools import cached_property
 
 from dft_sweeps.evaluation.generator import FinishReason
 from dft_sweeps.evaluation.grading import Verdict
-from dft_sweeps.evaluation.intervals import Interval, average, interval
+from dft_sweeps.evaluation.intervals import Interval, Kind, average, interval
 from dft_sweeps.spec.identity import evaluation_id, grade_id
 from dft_sweeps.spec.models import SamplingSpec
 
@@ -86,13 +86,23 @@ class BenchmarkResult:
         return grade_id(self.key.id, self.grader)
 
     @property
+    def correct(self) -> list[list[bool]]:
+        """Per question, whether each sample is right; ungradable ones are not."""
+        return [[sample.verdict.correct is True for sample in question.samples] for question in self.questions]
+
+    @property
     def _samples(self) -> list[GradedSample]:
         return [sample for question in self.questions for sample in question.samples]
 
     @cached_property
     def interval(self) -> Interval:
         """Accuracy and its 95% interval for new questions. Ungradable completions count as wrong."""
-        return interval([[s.verdict.correct is True for s in question.samples] for question in self.questions])
+        return interval(self.correct)
+
+    @cached_property
+    def fixed_interval(self) -> Interval:
+        """Accuracy and its 95% interval for other samples on these questions."""
+        return interval(self.correct, kind="fixed_list")
 
     @property
     def accuracy(self) -> float:
@@ -120,9 +130,13 @@ class BenchmarkResult:
         return sum(sample.tokens for sample in self._samples)
 
 
-def macro_average(results: Sequence[BenchmarkResult]) -> Interval:
-    """Unweighted mean of the accuracies of several benchmarks, with its 95% interval for new questions."""
-    return average([result.interval for result in results])
+Judgements = dict[str, BenchmarkResult]
+"""One evaluation's results by grader, the benchmark's own first."""
+
+
+def macro_average(results: Sequence[BenchmarkResult], kind: Kind = "new_questions") -> Interval:
+    """Unweighted mean of the accuracies of several benchmarks, with its 95% interval."""
+    return average([result.interval if kind == "new_questions" else result.fixed_interval for result in results])
 
 
 def _share(flags: Sequence[bool]) -> float:

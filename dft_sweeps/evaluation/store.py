@@ -23,7 +23,8 @@ from dft_sweeps.evaluation import tables
 from dft_sweeps.evaluation.benchmarks import Benchmark
 from dft_sweeps.evaluation.evaluate import grade, prompt_hash, question_seed
 from dft_sweeps.evaluation.grading import GraderPool, grader_version
-from dft_sweeps.evaluation.results import BenchmarkResult, Completions, EvaluationKey
+from dft_sweeps.evaluation.intervals import Interval
+from dft_sweeps.evaluation.results import BenchmarkResult, Completions, EvaluationKey, Judgements
 from dft_sweeps.spec.identity import grade_id
 
 
@@ -68,28 +69,24 @@ class EvaluationStore:
     def save(self, result: BenchmarkResult) -> Path:
         """Keeps verdicts with a summary and returns their directory."""
         table = tables.encode(tables.verdict_columns(result.questions), tables.VERDICT_COLUMNS)
-        interval = {
-            "low": result.interval.low,
-            "high": result.interval.high,
-            "method": result.interval.method,
-        }
         about = {
             "identity": _identity(result.key, result.grader),
             "limited": result.limited,
             "sha256": _sha256(table),
             "counts": _counts(result),
-            "interval": interval,
+            "interval": _bounds(result.interval),
+            "fixed_interval": _bounds(result.fixed_interval),
         }
         directory = self._grade(result.key, result.grader)
         return _commit(directory, {"verdicts.parquet": table, "result.json": _json(about)})
 
-    def load(self, key: EvaluationKey, benchmark: Benchmark) -> BenchmarkResult | None:
-        """The verdicts of the benchmark's present grader, or None where there are none.
+    def load(self, key: EvaluationKey, benchmark: Benchmark, grader: str | None = None) -> BenchmarkResult | None:
+        """The verdicts of a grader's present version, or None where there are none; by default the benchmark's own's.
 
         Raises:
             CorruptEntry: they are damaged, incomplete or those of another evaluation.
         """
-        grader = grader_version(benchmark.grader)
+        grader = grader_version(grader or benchmark.grader)
         directory = self._grade(key, grader)
         if not directory.exists():
             return None
@@ -105,19 +102,29 @@ class EvaluationStore:
             raise CorruptEntry(directory / "result.json", "its counts disagree with the verdicts beside it")
         return result
 
-    def load_or_regrade(self, key: EvaluationKey, benchmark: Benchmark, graders: GraderPool) -> BenchmarkResult | None:
-        """What is known without generating: stored verdicts, or else new verdicts on stored completions.
+    def knows(self, key: EvaluationKey, benchmark: Benchmark) -> bool:
+        """Whether nothing need be generated to have the verdicts of all the benchmark's graders."""
+        grades = (self._grade(key, grader_version(grader)) for grader in benchmark.graders)
+        return self._evaluation(key).exists() or all(grade.exists() for grade in grades)
+
+    def load_or_regrade(self, key: EvaluationKey, benchmark: Benchmark, graders: GraderPool) -> Judgements | None:
+        """What is known without generating, by each of the benchmark's graders: stored verdicts, or else new ones on
+        stored completions, which are then stored; None where these are needed and absent.
 
         Raises:
             CorruptEntry: what is stored is damaged, incomplete or of another evaluation.
         """
-        result = self.load(key, benchmark)
-        if result is None:
-            completions = self.load_completions(key, benchmark)
-            if completions is not None:
-                result = grade(completions, benchmark, graders)
-                self.save(result)
-        return result
+        stored = {grader: self.load(key, benchmark, grader) for grader in benchmark.graders}
+        known = {grader: result for grader, result in stored.items() if result is not None}
+        if len(known) == len(stored):
+            return known
+        completions = self.load_completions(key, benchmark)
+        if completions is None:
+            return None
+        for grader in stored.keys() - known.keys():
+            known[grader] = grade(completions, benchmark, graders, grader)
+            self.save(known[grader])
+        return {grader: known[grader] for grader in benchmark.graders}
 
     def _evaluation(self, key: EvaluationKey) -> Path:
         return self.root / "evaluations" / key.id
@@ -136,6 +143,10 @@ def _identity(key: EvaluationKey, grader: str | None = None) -> dict[str, Any]:
         "sampling": key.sampling.model_dump(mode="json", exclude_defaults=True),
     }
     return identity if grader is None else identity | {"grader": grader}
+
+
+def _bounds(interval: Interval) -> dict[str, Any]:
+    return {"low": interval.low, "high": interval.high, "method": interval.method}
 
 
 def _expected_rows(key: EvaluationKey, benchmark: Benchmark) -> list[tuple[str, int, int, str]]:

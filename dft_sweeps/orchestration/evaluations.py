@@ -1,7 +1,8 @@
 """Evaluating checkpoints on leased engines, while training goes on.
 
 One thread per engine takes the checkpoint whose point is earliest in its curve, swaps its weights in, and generates
-what the store does not hold yet. Equal weights are one piece of work, whoever asks for it.
+what the store does not hold yet. Another thread grades what is in the store, so that engines never wait for graders;
+the store is what passes completions between them. Equal weights are one piece of work, whoever asks for it.
 An engine that fails is leased anew and the work tried again, `ATTEMPTS` times in all; each failure is reported.
 """
 
@@ -11,16 +12,16 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from dft_sweeps.evaluation.benchmarks import Benchmark
-from dft_sweeps.evaluation.evaluate import evaluation_key, generate_all, grade
+from dft_sweeps.evaluation.evaluate import evaluation_key, generate_all
 from dft_sweeps.evaluation.generator import Canary, Generator
 from dft_sweeps.evaluation.grading import GraderPool
-from dft_sweeps.evaluation.results import BenchmarkResult, EvaluationKey
+from dft_sweeps.evaluation.results import EvaluationKey, Judgements
 from dft_sweeps.evaluation.store import CorruptEntry, EvaluationStore
 from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.prepare import PreparedSweep
@@ -45,7 +46,7 @@ class EnginePool(Protocol):
     def lease(self) -> AbstractContextManager[LeasedEngine]: ...
 
 
-Results = dict[str, list[BenchmarkResult]]
+Results = dict[str, list[Judgements]]
 """By name of the sampling, in the order of the spec's benchmarks."""
 
 
@@ -74,6 +75,9 @@ class _Work:
     checkpoint: Checkpoint
     subscribers: list[tuple[str, int]]
     attempts: int = 0
+    started: float | None = None
+    """When an engine was first leased for it, on the monotonic clock; None while nothing had to be generated."""
+    swap_seconds: float = 0.0
 
 
 @dataclass(order=True)
@@ -95,6 +99,7 @@ class Evaluations:
     ) -> None:
         self._prepared, self._store, self._pool, self._graders = prepared, store, pool, graders
         self._queue: queue.PriorityQueue[_Queued] = queue.PriorityQueue()
+        self._generated: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._pending: dict[str, _Work] = {}
@@ -105,7 +110,8 @@ class Evaluations:
             threading.Thread(target=self._serve, name=f"evaluation-{index}", daemon=True)
             for index in range(pool.replicas)
         ]
-        for thread in self._threads:
+        self._grader = threading.Thread(target=self._grade_all, name="grading", daemon=True)
+        for thread in (*self._threads, self._grader):
             thread.start()
 
     def submit(self, training_id: str, checkpoint: Checkpoint) -> None:
@@ -126,7 +132,8 @@ class Evaluations:
                 engine.release()
         for _ in self._threads:
             self._put(-1, None)
-        for thread in self._threads:
+        self._generated.put(None)
+        for thread in (*self._threads, self._grader):
             thread.join(CLOSE_S)
 
     def _put(self, step: int, work: _Work | None) -> None:
@@ -135,44 +142,56 @@ class Evaluations:
     def _serve(self) -> None:
         """One engine's thread: leases while there is work, so that nothing holds an engine idle."""
         while (work := self._queue.get().work) is not None and not self._closed.is_set():
-            self._attempt(work)
+            self._attempt(work, self._generate)
 
-    def _attempt(self, work: _Work) -> None:
-        work.attempts += 1
+    def _grade_all(self) -> None:
+        """The grading thread, in the order in which completions are generated."""
+        while (work := self._generated.get()) is not None and not self._closed.is_set():
+            self._attempt(work, self._grade)
+
+    def _attempt(self, work: _Work, do: Callable[[_Work], None]) -> None:
         try:
-            self._evaluate(work)
+            do(work)
         except CorruptEntry as error:
-            self._land(work, {}, 0.0, 0.0, str(error))
+            self._land(work, {}, str(error))
         except Exception as error:  # whatever an engine, its process or Ray raises ends this attempt, not the sweep
             reason = " ".join(str(error).split())[-300:] or type(error).__name__
+            work.attempts += 1
             if work.attempts < ATTEMPTS:
-                self._put(work.checkpoint.step, work)
                 step = work.checkpoint.step
                 self.landed.put(AttemptFailed(f"step {step}: attempt {work.attempts} failed: {reason}"))
+                self._put(step, work)
             else:
-                self._land(work, {}, 0.0, 0.0, f"evaluation failed {ATTEMPTS} times; the last time: {reason}")
+                self._land(work, {}, f"evaluation failed {ATTEMPTS} times; the last time: {reason}")
 
-    def _evaluate(self, work: _Work) -> None:
-        wanted = list(self._wanted(work))
-        known = {key.id: self._store.load_or_regrade(key, benchmark, self._graders) for _, benchmark, key in wanted}
-        missing = [(benchmark, key) for _, benchmark, key in wanted if known[key.id] is None]
-        started, swapped = time.monotonic(), 0.0
+    def _generate(self, work: _Work) -> None:
+        """Puts into the store what it lacks of completions, and hands the work on to be graded."""
+        missing = [
+            (benchmark, key.sampling)
+            for _, benchmark, key in self._wanted(work)
+            if not self._store.knows(key, benchmark)
+        ]
         if missing:
             with self._lease() as engine:
-                started = time.monotonic()
+                work.started = time.monotonic()
                 checkpoint = work.checkpoint
                 engine.swap(checkpoint.directory, checkpoint.weights_digest, checkpoint.canary)
-                swapped = time.monotonic() - started
-                pairs = [(benchmark, key.sampling) for benchmark, key in missing]
-                generated = generate_all(engine, pairs, self._prepared.tokenizer)
-            for (benchmark, key), completions in zip(missing, generated, strict=True):
+                work.swap_seconds = time.monotonic() - work.started
+                generated = generate_all(engine, missing, self._prepared.tokenizer)
+            for completions in generated:
                 self._store.save_completions(completions)
-                known[key.id] = grade(completions, benchmark, self._graders)
-                self._store.save(known[key.id])
+        self._generated.put(work)
+
+    def _grade(self, work: _Work) -> None:
         results: Results = {}
-        for name, _, key in wanted:
-            results.setdefault(name, []).append(known[key.id])
-        self._land(work, results, time.monotonic() - started if missing else 0.0, swapped)
+        for name, benchmark, key in self._wanted(work):
+            if self._closed.is_set():
+                return
+            judged = self._store.load_or_regrade(key, benchmark, self._graders)
+            if judged is None:
+                raise RuntimeError(f"the completions {key.id} of {benchmark.name} have left the store")
+            results.setdefault(name, []).append(judged)
+        self._land(work, results)
 
     @contextmanager
     def _lease(self) -> Iterator[LeasedEngine]:
@@ -191,8 +210,9 @@ class Evaluations:
                 digest = work.checkpoint.weights_digest
                 yield name, benchmark, evaluation_key(digest, benchmark, self._prepared.template_digest, sampling)
 
-    def _land(self, work: _Work, results: Results, seconds: float, swapped: float, error: str | None = None) -> None:
+    def _land(self, work: _Work, results: Results, error: str | None = None) -> None:
         with self._lock:
             del self._pending[work.checkpoint.weights_digest]
+        seconds = 0.0 if work.started is None or error else time.monotonic() - work.started
         for training_id, step in work.subscribers:
-            self.landed.put(Evaluated(training_id, step, results, seconds, swapped, error))
+            self.landed.put(Evaluated(training_id, step, results, seconds, work.swap_seconds, error))

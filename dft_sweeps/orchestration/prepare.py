@@ -121,7 +121,7 @@ def _measures(evaluation: EvaluationSpec, benchmarks: dict[str, Benchmark], temp
     return digest(
         own
         | {
-            "benchmarks": [[b.name, b.digest, grader_version(b.grader)] for b in asked],
+            "benchmarks": [[b.name, b.digest, *map(grader_version, b.graders)] for b in asked],
             "samplings": [[name, s.model_dump(exclude_defaults=True)] for name, s in evaluation.samplings.items()],
             "every": evaluation.every,
             "steps": sorted(set(evaluation.steps)),

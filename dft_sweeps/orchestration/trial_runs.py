@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from dft_sweeps.evaluation.intervals import Interval
-from dft_sweeps.evaluation.results import BenchmarkResult, macro_average
+from dft_sweeps.evaluation.grading import grader_version
+from dft_sweeps.evaluation.results import macro_average
+from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics, own_result
 from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.mailbox import StepRow, now_ms
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
@@ -48,9 +49,13 @@ class TrialRuns:
             self._parent,
             trial.training_id,
             trial.trial.name,
-            flatten(trial.trial.spec.model_dump(mode="json")) | _resolved(trial),
+            flatten(trial.trial.spec.model_dump(mode="json")) | _resolved(trial) | self._graders(),
             axes,
         )
+
+    def _graders(self) -> dict[str, str]:
+        benchmarks = self._prepared.benchmarks.values()
+        return {names.graders_param(b.name): ", ".join(map(grader_version, b.graders)) for b in benchmarks}
 
     def tag(self, training_id: str, tags: Mapping[str, str]) -> None:
         self._tracker.tag(self._open[training_id], tags)
@@ -72,10 +77,8 @@ class TrialRuns:
         metrics: dict[str, float] = {}
         words = []
         for name, results in evaluated.results.items():
-            for result in results:
-                metrics |= _result_metrics(prefixes[name], result)
-            average = macro_average(results)
-            metrics |= _interval_metrics(prefixes[name], names.AVERAGE, average)
+            metrics |= evaluation_metrics(prefixes[name], results)
+            average = macro_average([own_result(judged) for judged in results])
             words.append(f"{name} {average.mean:.1%} [{average.low:.1%}, {average.high:.1%}]")
         rows = [MetricRow(key, evaluated.step, value, now) for key, value in metrics.items()]
         self._tracker.log(self._open[trial.training_id], rows)
@@ -109,21 +112,4 @@ def _resolved(trial: PreparedTrial) -> dict[str, str]:
         "resolved.overlong": str(facts.overlong),
         "resolved.dropped": str(facts.dropped),
         "resolved.instruction": facts.instruction,
-    }
-
-
-def _result_metrics(prefix: str, result: BenchmarkResult) -> dict[str, float]:
-    benchmark = result.key.benchmark
-    return _interval_metrics(prefix, benchmark, result.interval) | {
-        names.eval_metric(prefix, benchmark, "truncated"): result.truncated,
-        names.eval_metric(prefix, benchmark, "no_answer"): result.no_answer,
-        names.eval_metric(prefix, benchmark, "ungradable"): float(result.ungradable),
-    }
-
-
-def _interval_metrics(prefix: str, benchmark: str, interval: Interval) -> dict[str, float]:
-    return {
-        names.eval_metric(prefix, benchmark, "accuracy"): interval.mean,
-        names.eval_metric(prefix, benchmark, "ci_low"): interval.low,
-        names.eval_metric(prefix, benchmark, "ci_high"): interval.high,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,10 @@ class Measured:
     accuracy: float
     low: float | None
     high: float | None
-    """95% interval over the questions; None where none was logged."""
+    """95% interval for new questions; None where none was logged."""
+    fixed_low: float | None = None
+    fixed_high: float | None = None
+    """95% interval for other samples on these questions; None where none was logged."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,11 @@ class TrialCurves:
     values: dict[str, str]
     """Axis to this trial's value, as shown."""
     accuracy: dict[tuple[str, str], list[Measured]]
-    """(sampling prefix, benchmark or ``average``) to the curve, by rising step."""
+    """(sampling prefix, benchmark or ``average``) to the curve, by rising step; by each benchmark's own grader."""
     training: dict[str, list[tuple[int, float]]]
     """``nll`` and ``objective`` to (step, value), by rising step."""
+    paper: dict[tuple[str, str], list[Measured]] = field(default_factory=dict)
+    """As `accuracy`, by the published harness's grader and as it averages; empty curves where that did not judge."""
     histograms: dict[int, tuple[float, ...]] = field(default_factory=dict)
     """Step, rising, to the share of training targets whose probability lies in each of equal bins of [0, 1]."""
 
@@ -67,6 +72,8 @@ class SweepCurves:
     """What a reader of any table or figure must know."""
     accuracy_notes: tuple[str, ...]
     """What a reader of accuracies must know besides."""
+    graders: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Benchmark to ``name/version`` of its graders, its own first; without those of which none is recorded."""
     histogram_notes: tuple[str, ...] = ()
     """What a reader of the target tokens' probabilities must know besides."""
 
@@ -98,7 +105,8 @@ def collect(reader: Reader, sweep: SweepRow) -> SweepCurves:
         benchmarks=benchmarks,
         trials=tuple(_trial(reader, row, axes, samplings, benchmarks) for row in rows),
         notes=tuple(_notes(rows)),
-        accuracy_notes=tuple(_accuracy_notes(specs, _ungradable(reader, rows))),
+        accuracy_notes=tuple(_accuracy_notes(specs, reader, rows)),
+        graders=_graders(rows, [spec.name for spec in specs]),
         histogram_notes=tuple(_histogram_notes(rows)),
     )
 
@@ -122,17 +130,25 @@ def _trial(
         status=row.status,
         values={axis: shown(row.axes[axis]) if axis in row.axes else "-" for axis in axes},
         accuracy={key: _measured(reader, row, *key) for key in keys},
+        paper={key: _measured(reader, row, *key, paper=True) for key in keys},
         training={key: _curve(reader, row, names.train_metric(key)) for key in _TRAINING_KEYS},
         histograms=_histograms(reader, row),
     )
 
 
-def _measured(reader: Reader, row: TrialRow, prefix: str, benchmark: str) -> list[Measured]:
-    values, low, high = (
-        dict(_curve(reader, row, names.eval_metric(prefix, benchmark, name)))
-        for name in ("accuracy", "ci_low", "ci_high")
+def _measured(reader: Reader, row: TrialRow, prefix: str, benchmark: str, paper: bool = False) -> list[Measured]:
+    values, *bounds = (
+        dict(_curve(reader, row, names.eval_metric(prefix, benchmark, name, paper)))
+        for name in ("accuracy", *names.BOUNDS)
     )
-    return [Measured(step, value, low.get(step), high.get(step)) for step, value in values.items()]
+    return [Measured(step, value, *(bound.get(step) for bound in bounds)) for step, value in values.items()]
+
+
+def _graders(rows: Iterable[TrialRow], benchmarks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Trials of equal measures have equal graders."""
+    params = {key: value for row in rows for key, value in row.params.items()}
+    recorded = {name: params.get(names.graders_param(name)) for name in benchmarks}
+    return {name: tuple(graders.split(", ")) for name, graders in recorded.items() if graders}
 
 
 def _histograms(reader: Reader, row: TrialRow) -> dict[int, tuple[float, ...]]:
@@ -184,25 +200,26 @@ def _notes(rows: Iterable[TrialRow]) -> list[str]:
     return notes
 
 
-def _ungradable(reader: Reader, rows: Iterable[TrialRow]) -> int:
+def _ungradable(reader: Reader, rows: Iterable[TrialRow], metric: str) -> int:
     """Completions without a verdict, at all steps; those of the base model, which all trials share, once."""
     counts = {
         (row.training_id if step else "base", key, step): value
         for row in rows
         for key in row.metrics
-        if key.endswith("/ungradable")
+        if key.endswith(f"/{metric}")
         for step, value in _curve(reader, row, key)
     }
     return round(sum(counts.values()))
 
 
-def _accuracy_notes(benchmarks: Iterable[BenchmarkSpec], ungradable: int) -> list[str]:
-    notes = ["Accuracy in percent with 95% intervals over the questions, which leave out the spread over seeds."]
+def _accuracy_notes(benchmarks: Iterable[BenchmarkSpec], reader: Reader, rows: Sequence[TrialRow]) -> list[str]:
+    notes = ["Accuracy in percent with 95% intervals, which leave out the spread over seeds."]
     limits = [f"{spec.name} to its first {spec.limit} questions" for spec in benchmarks if spec.limit]
     if limits:
         notes.append(f"Limited: {', '.join(limits)}.")
-    if ungradable:
-        notes.append(f"Completions that could not be graded, and count as wrong: {ungradable:,}.")
+    for metric, grader in (("ungradable", ""), ("paper_ungradable", " by the grader paper")):
+        if ungradable := _ungradable(reader, rows, metric):
+            notes.append(f"Completions that could not be graded{grader}, and count as wrong: {ungradable:,}.")
     return notes
 
 

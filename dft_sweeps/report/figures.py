@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurves
 from dft_sweeps.report.layout import Page, lay_out
 from dft_sweeps.report.style import BASE_LINE, RC, Look, Styles
+from dft_sweeps.report.tables import grader_of
 from dft_sweeps.tracking.names import AVERAGE
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
         share_y="all",
         lines="marked",
         base=BASE_LINE,
-        notes=[*curves.accuracy_notes, *curves.notes],
+        notes=[
+            f"Bands: for new questions, by the grader {grader_of(curves, curves.benchmarks[0])}.",
+            *curves.accuracy_notes,
+            *curves.notes,
+        ],
     )
     return lay_out(curves, page, draw)
 

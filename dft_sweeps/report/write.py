@@ -19,11 +19,7 @@ def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     notes = [*curves.accuracy_notes, *curves.notes]
-    parts = [
-        tables.markdown(tables.accuracy_table(curves, sampling, benchmark), notes)
-        for sampling in curves.samplings
-        for benchmark in benchmarks
-    ]
+    parts = [tables.markdown(table, notes) for table in tables.accuracy_tables(curves, benchmarks)]
     (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "accuracy.csv").write_text(tables.csv_text(curves), encoding="utf-8")
     written = [folder / "tables.md", folder / "accuracy.csv"]

@@ -37,7 +37,16 @@ TRAIN_METRICS = (
     "reference_kl",
 )
 """Logged at every step; `reference_kl` for ASFT alone."""
-EVAL_METRICS = ("accuracy", "ci_low", "ci_high", "truncated", "no_answer", "ungradable")
+BOUNDS = ("ci_low", "ci_high", "fixed_low", "fixed_high")
+"""Of an accuracy: ``ci`` for new questions, ``fixed`` for other samples on the same questions."""
+_PAPER = "paper_"
+EVAL_METRICS = (
+    *("accuracy", *BOUNDS, "truncated", "no_answer", "ungradable"),
+    *(f"{_PAPER}{name}" for name in ("accuracy", *BOUNDS, "ungradable")),
+    "disagreement",
+)
+"""Those without ``paper_`` are of the benchmark's own grader. `disagreement` is the share of completions on which the
+two graders differ; `ungradable` and `paper_ungradable` count completions; all others are shares."""
 
 
 def train_metric(name: str) -> str:
@@ -56,11 +65,20 @@ def sampling_prefixes(samplings: Iterable[str]) -> dict[str, str]:
     return {name: "eval" if index == 0 else f"eval_{name}" for index, name in enumerate(samplings)}
 
 
-def eval_metric(prefix: str, benchmark: str, name: str) -> str:
-    """E.g. ``eval/arithmetic_2/accuracy``, ``eval_greedy/average/ci_low``; all of them shares in [0, 1].
+def eval_metric(prefix: str, benchmark: str, name: str, paper: bool = False) -> str:
+    """E.g. ``eval/arithmetic_2/accuracy``, ``eval_greedy/average/ci_low``, ``eval/math500/paper_accuracy``.
 
     The bounds stand beside the accuracy, not below it (``.../accuracy/ci_low``): MLflow's file store keeps
     each metric as a file and could not hold both.
+
+    Args:
+        paper: by the published harness's grader and, for accuracies, as it averages them.
     """
+    name = f"{_PAPER}{name}" if paper else name
     assert name in EVAL_METRICS, name
     return f"{prefix}/{benchmark}/{name}"
+
+
+def graders_param(benchmark: str) -> str:
+    """Which graders judged a benchmark in a trial: ``name/version`` of each, its own first, with commas between."""
+    return f"resolved.graders.{benchmark}"

@@ -106,14 +106,49 @@ def test_a_new_grader_regrades_stored_completions(
         assert store.load_or_regrade(key, BENCHMARK, graders) is None
         store.save_completions(completions)
         first = store.load_or_regrade(key, BENCHMARK, graders)
-        assert first == grade(completions, BENCHMARK, graders)
+        assert first == {"exact": grade(completions, BENCHMARK, graders)}
         monkeypatch.setitem(grading.GRADERS, "exact", "2")
         assert store.load(key, BENCHMARK) is None
         second = store.load_or_regrade(key, BENCHMARK, graders)
-    assert (first.grader, second.grader) == ("exact/1", "exact/2")
-    assert second.questions == first.questions
-    assert store.load(key, BENCHMARK) == second
+    assert (first["exact"].grader, second["exact"].grader) == ("exact/1", "exact/2")
+    assert second["exact"].questions == first["exact"].questions
+    assert store.load(key, BENCHMARK) == second["exact"]
     assert len(files(store.root / "grades")) == 4
+
+
+def test_completions_of_old_get_the_verdicts_of_the_grader_they_lack(
+    store: EvaluationStore, tokenizer: PreTrainedTokenizerFast, scripted: type[Any], tmp_path: Path
+) -> None:
+    """As a store from before the second grader holds them: completions, and one grader's verdicts."""
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": 27.0}\n{"question": "r", "answer": 204}')
+    benchmark = load_benchmark(BenchmarkSpec(name="amc23", path="rows.jsonl"), tmp_path)
+    texts = [["so \\boxed{27}", "so \\boxed{2700}"], ["\\boxed{2.04}", "\\boxed{9 \\text{cm}}"]]
+    generator = scripted(tokenizer, lambda question, sample: texts[question][sample])
+    completions = generate(generator, benchmark, SamplingSpec(samples=2, max_new_tokens=64), tokenizer)
+    key = completions.key
+    assert not store.knows(key, benchmark)
+    with GraderPool() as graders:
+        store.save_completions(completions)
+        old = grade(completions, benchmark, graders)
+        directory = store.save(old)
+        summary = json.loads((directory / "result.json").read_text())
+        del summary["fixed_interval"]
+        (directory / "result.json").write_text(json.dumps(summary))
+        assert store.knows(key, benchmark)
+        found = store.load_or_regrade(key, benchmark, graders)
+    assert list(found) == ["strict", "paper"]
+    assert found["strict"] == old
+    assert found["strict"].correct == [[True, False], [False, False]]
+    assert found["paper"].correct == [[True, True], [True, False]]
+    assert store.load(key, benchmark, "paper") == found["paper"]
+    tables = {pyarrow.parquet.read_table(path).num_rows for path in store.root.glob("grades/*/verdicts.parquet")}
+    assert (len({result.id for result in found.values()}), tables) == (2, {4})
+    shutil.rmtree(store.root / "evaluations")
+    assert store.knows(key, benchmark)
+    shutil.rmtree(store.root / "grades" / old.id)
+    with GraderPool() as graders:
+        assert not store.knows(key, benchmark)
+        assert store.load_or_regrade(key, benchmark, graders) is None
 
 
 def copy_entry(store: EvaluationStore, saved: Path, id_: str) -> Path:

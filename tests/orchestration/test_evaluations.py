@@ -5,9 +5,11 @@ Real engines are in tests/services and tests/end_to_end; here it is about who is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +58,54 @@ def test_the_earliest_missing_point_comes_first(prepared: PreparedSweep, tmp_pat
     # The first one submitted had asked for the engine when the others came.
     assert [result.step for result in landed] == [6, 0, 3]
     assert set(landed[0].results) == {"sampled", "greedy"}
-    assert [len(result.questions) for result in landed[0].results["sampled"]] == [12, 8]
+    assert [len(result["exact"].questions) for result in landed[0].results["sampled"]] == [12, 8]
+
+
+def test_an_engine_generates_while_the_checkpoint_before_is_graded(
+    prepared: PreparedSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One engine: the second checkpoint's weights are swapped in before the first one's grading may end."""
+    pool, grading, swapped_twice = ScriptedPool(), threading.Event(), threading.Event()
+    whole_grade = GraderPool.grade
+
+    def slow_grade(self: GraderPool, *arguments: Any) -> Any:
+        grading.set()
+        assert swapped_twice.wait(10), "the engine waited for the graders"
+        return whole_grade(self, *arguments)
+
+    def watched_swap(directory: str, *arguments: Any) -> None:
+        ScriptedPool.swap(pool, directory, *arguments)
+        if len(pool.swaps) == 2:
+            assert grading.wait(10)
+            swapped_twice.set()
+
+    monkeypatch.setattr(GraderPool, "grade", slow_grade)
+    monkeypatch.setattr(pool, "swap", watched_swap)
+    pool.gate.set()
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(0))
+        side.submit("t-1", checkpoint(3))
+        landed = take(side, 2)
+    assert [(result.step, result.error) for result in landed] == [(0, None), (3, None)]
+
+
+def test_a_grader_that_fails_is_tried_again_on_the_same_completions(
+    prepared: PreparedSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, whole_grade, failures = ScriptedPool(), GraderPool.grade, ["the fork server died"]
+
+    def grade(self: GraderPool, *arguments: Any) -> Any:
+        if failures:
+            raise RuntimeError(failures.pop())
+        return whole_grade(self, *arguments)
+
+    monkeypatch.setattr(GraderPool, "grade", grade)
+    pool.gate.set()
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3))
+        said, landed = take(side, 2)
+    assert "the fork server died" in said.message
+    assert (landed.error, len(pool.swaps)) == (None, 1)
 
 
 def test_equal_weights_are_evaluated_once_for_all_who_ask(prepared: PreparedSweep, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from dft_sweeps.report.curves import SweepCurves, collect
-from dft_sweeps.report.tables import accuracy_table, csv_text, markdown, rich_table, spread
+from dft_sweeps.report.tables import accuracy_table, accuracy_tables, csv_text, markdown, rich_table, spread
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Tracker
 from tests.report.synthetic_sweep import write_sweep
@@ -50,10 +50,35 @@ def drawn(curves: SweepCurves, width: int) -> str:
 
 def test_csv_has_every_measurement_once(curves: SweepCurves) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(curves))))
-    keys = {(row["training_id"], row["sampling"], row["benchmark"], row["step"]) for row in rows}
-    assert len(rows) == len(keys) == 6 * 2 * 3 * 3  # trials, samplings, benchmarks with their average, steps
+    keys = {(row["training_id"], row["sampling"], row["benchmark"], row["grader"], row["step"]) for row in rows}
+    # trials, samplings, steps, benchmarks with their average and the one that the published harness judged too
+    assert len(rows) == len(keys) == 6 * 2 * 3 * (3 + 1)
+    assert {row["grader"] for row in rows if row["benchmark"] == "arithmetic_3"} == {"strict/1", "paper/1"}
+    assert {row["grader"] for row in rows if row["benchmark"] == "average"} == {"exact/1 and strict/1"}
+    paper = [row for row in rows if row["grader"] == "paper/1"]
+    assert all(float(row["fixed_high"]) - float(row["accuracy"]) == pytest.approx(0.01) for row in paper)
     assert all(0 <= float(row["ci_low"]) <= float(row["accuracy"]) <= float(row["ci_high"]) <= 1 for row in rows)
     assert {row["train.objective.kind"] for row in rows} == {"sft", "dft"}
+
+
+def test_every_table_names_its_grader_and_kind_of_interval(curves: SweepCurves) -> None:
+    tables = accuracy_tables(curves, curves.benchmarks)
+    assert len(tables) == 2 * 4
+    new, fixed = "95% intervals for new questions.", "95% intervals for this fixed list of questions."
+    assert [table.subtitle for table in tables[::2]] == [
+        f"Grader exact/1 and strict/1; {new}",
+        f"Grader exact/1; {new}",
+        f"Grader strict/1; {new}",
+        f"Grader strict/1; {new}",
+    ]
+    paper = [table for table in tables if "paper" in table.subtitle]
+    assert {table.subtitle for table in paper} == {f"Grader paper/1, averaged as in the published harness; {fixed}"}
+    point = paper[0].rows[0][1][0]
+    assert f"{100 * point.accuracy:.1f} ({100 * point.fixed_low:.1f}-{100 * point.fixed_high:.1f})" in markdown(
+        paper[0], []
+    )
+    old = replace(curves, graders={})
+    assert accuracy_table(old, curves.samplings[0], "average").subtitle == f"Grader not recorded; {new}"
 
 
 def test_notes_say_what_the_numbers_stand_on(curves: SweepCurves) -> None:
@@ -84,6 +109,8 @@ def test_spread_keeps_both_ends_and_repeats_nothing(room: int) -> None:
 GOLDEN_MARKDOWN = """\
 **quickstart, average of the benchmarks: accuracy (%), sampled (temperature 1, 4 samples per question)**
 
+Grader exact/1 and strict/1; 95% intervals for new questions.
+
 | variant | learning rate | objective | base | step 10 | step 20 |
 | --- | --- | --- | --: | --: | --: |
 | wrong-steps | 3e-4 | sft | 63.5 (60.0-67.0) | 74.1 (70.9-77.3) | 79.7 (76.8-82.7) |
@@ -100,6 +127,7 @@ Not finished: clean objective=dft learning_rate=3e-4 (running).  \n\
 GOLDEN_TERMINAL = """\
 quickstart, average of the benchmarks: accuracy (%), sampled (temperature 1, 4
 samples per question)
+Grader exact/1 and strict/1; 95% intervals for new questions.
 ┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┓
 ┃ variant     ┃ learning rate ┃ objective ┃      base ┃   step 10 ┃   step 20 ┃
 ┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━┩

@@ -1,0 +1,77 @@
+"""From the verdicts on one checkpoint to the numbers that MLflow keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dft_sweeps.evaluation.harness_accuracy import harness_accuracy
+from dft_sweeps.evaluation.intervals import Interval
+from dft_sweeps.evaluation.results import BenchmarkResult, Judgements, macro_average
+from dft_sweeps.tracking import names
+
+
+def own_result(judged: Judgements) -> BenchmarkResult:
+    """By the benchmark's own grader."""
+    return next(iter(judged.values()))
+
+
+def evaluation_metrics(prefix: str, results: Sequence[Judgements]) -> dict[str, float]:
+    """Metrics of one sampling on all benchmarks, and their averages; the published harness's average where it judged
+    every benchmark."""
+    metrics: dict[str, float] = {}
+    for judged in results:
+        metrics |= _benchmark_metrics(prefix, judged)
+    metrics |= _average_metrics(prefix, [own_result(judged) for judged in results])
+    published = [judged["paper"] for judged in results if "paper" in judged]
+    if len(published) == len(results):
+        metrics |= _average_metrics(prefix, published, paper=True)
+    return metrics
+
+
+def _benchmark_metrics(prefix: str, judged: Judgements) -> dict[str, float]:
+    own = own_result(judged)
+    benchmark = own.key.benchmark
+    metrics = _accuracy_metrics(prefix, benchmark, own.accuracy, (own.interval, own.fixed_interval)) | {
+        names.eval_metric(prefix, benchmark, "truncated"): own.truncated,
+        names.eval_metric(prefix, benchmark, "no_answer"): own.no_answer,
+        names.eval_metric(prefix, benchmark, "ungradable"): float(own.ungradable),
+    }
+    paper = judged.get("paper")
+    if paper is None:
+        return metrics
+    intervals = (paper.interval, paper.fixed_interval)
+    metrics |= _accuracy_metrics(prefix, benchmark, published_accuracy(paper), intervals, paper=True)
+    return metrics | {
+        names.eval_metric(prefix, benchmark, "ungradable", paper=True): float(paper.ungradable),
+        names.eval_metric(prefix, benchmark, "disagreement"): disagreement(own, paper),
+    }
+
+
+def _average_metrics(prefix: str, results: Sequence[BenchmarkResult], paper: bool = False) -> dict[str, float]:
+    intervals = (macro_average(results), macro_average(results, "fixed_list"))
+    accuracy = sum(map(published_accuracy, results)) / len(results) if paper else intervals[0].mean
+    return _accuracy_metrics(prefix, names.AVERAGE, accuracy, intervals, paper)
+
+
+def _accuracy_metrics(
+    prefix: str, benchmark: str, accuracy: float, intervals: tuple[Interval, Interval], paper: bool = False
+) -> dict[str, float]:
+    """`intervals`: for new questions, and for a fixed list."""
+    bounds = [bound for interval in intervals for bound in (interval.low, interval.high)]
+    values = zip(("accuracy", *names.BOUNDS), (accuracy, *bounds), strict=True)
+    return {names.eval_metric(prefix, benchmark, name, paper): value for name, value in values}
+
+
+def published_accuracy(result: BenchmarkResult) -> float:
+    """As the published harness averages a benchmark, as a share."""
+    return harness_accuracy(result.correct) / 100
+
+
+def disagreement(first: BenchmarkResult, second: BenchmarkResult) -> float:
+    """Share of completions on which two graders' verdicts differ; ungradable is a verdict of its own."""
+    pairs = [
+        (a.verdict.correct, b.verdict.correct)
+        for one, other in zip(first.questions, second.questions, strict=True)
+        for a, b in zip(one.samples, other.samples, strict=True)
+    ]
+    return sum(a is not b for a, b in pairs) / len(pairs)

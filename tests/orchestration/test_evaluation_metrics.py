@@ -1,0 +1,72 @@
+"""From verdicts to metrics, on results made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from dft_sweeps.evaluation.grading import Verdict
+from dft_sweeps.evaluation.intervals import average, interval
+from dft_sweeps.evaluation.results import BenchmarkResult, EvaluationKey, GradedQuestion, GradedSample, Judgements
+from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics
+from dft_sweeps.spec.models import SamplingSpec
+
+STRICT = [[True, False, True], [None, False, False], [True, True, True]]
+PAPER = [[True, True, True], [None, False, False], [True, True, False]]
+
+
+def result(benchmark: str, grader: str, verdicts: list[list[bool | None]]) -> BenchmarkResult:
+    key = EvaluationKey("w", benchmark, "b", "t", SamplingSpec(samples=len(verdicts[0])))
+    questions = tuple(
+        GradedQuestion(str(index), "1", tuple(GradedSample(Verdict(v, "1", "made up"), "stop", 3) for v in row))
+        for index, row in enumerate(verdicts)
+    )
+    return BenchmarkResult(key, grader, False, questions)
+
+
+def judged(benchmark: str) -> Judgements:
+    return {"strict": result(benchmark, "strict/1", STRICT), "paper": result(benchmark, "paper/1", PAPER)}
+
+
+def right(rows: list[list[bool | None]]) -> list[list[bool]]:
+    return [[verdict is True for verdict in row] for row in rows]
+
+
+def test_both_graders_and_both_intervals_stand_side_by_side() -> None:
+    found = evaluation_metrics("eval", [judged("amc23")])
+    new, fixed = interval(right(STRICT)), interval(right(STRICT), kind="fixed_list")
+    expected = {
+        "accuracy": 5 / 9,
+        "ci_low": new.low,
+        "ci_high": new.high,
+        "fixed_low": fixed.low,
+        "fixed_high": fixed.high,
+        "truncated": 0.0,
+        "no_answer": 0.0,
+        "ungradable": 1.0,
+        # The harness rounds each run's accuracy: 66.7, 66.7 and 33.3.
+        "paper_accuracy": (0.667 + 0.667 + 0.333) / 3,
+        "paper_ci_high": interval(right(PAPER)).high,
+        "paper_fixed_low": interval(right(PAPER), kind="fixed_list").low,
+        "paper_ungradable": 1.0,
+        "disagreement": 2 / 9,
+    }
+    assert {name: found[f"eval/amc23/{name}"] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_averages_are_of_equals() -> None:
+    exact = {"exact": result("arithmetic_1", "exact/1", STRICT)}
+    both = evaluation_metrics("eval", [judged("amc23"), judged("aime24")])
+    assert both["eval/average/paper_accuracy"] == both["eval/amc23/paper_accuracy"]
+    fixed = interval(right(STRICT), kind="fixed_list")
+    assert both["eval/average/fixed_low"] == average([fixed, fixed]).low
+    mixed = evaluation_metrics("eval_greedy", [judged("amc23"), exact])
+    assert "eval_greedy/amc23/paper_accuracy" in mixed
+    # The harness did not judge every benchmark, so there is no average of its accuracies.
+    assert not [name for name in mixed if "paper" in name and ("average" in name or "arithmetic" in name)]
+    assert mixed["eval_greedy/average/accuracy"] == pytest.approx(5 / 9)
+
+
+def test_no_name_is_the_folder_of_another() -> None:
+    """MLflow's file store keeps a metric as a file."""
+    found = evaluation_metrics("eval", [judged("amc23")])
+    assert not [(a, b) for a in found for b in found if b.startswith(f"{a}/")]
