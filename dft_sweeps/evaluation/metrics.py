@@ -41,6 +41,10 @@ def majority_at_k(votes: Sequence[tuple[str | None, bool]], k: int) -> float:
     _check(k, len(votes))
     right = sum(correct for _, correct in votes)
     rivals = Counter(answer for answer, correct in votes if not correct and answer is not None)
+    if k == len(votes):  # the one subset there is, thousands of times in an evaluation
+        most = max(rivals.values(), default=0)
+        ties = sum(count == right for count in rivals.values())
+        return 1 / (ties + 1) if right and most <= right else 0.0
     silent = len(votes) - right - sum(rivals.values())
     # Subsets in which the right answer has `top` votes, no rival more, and `ties` rivals as many.
     ways = sum(

@@ -13,6 +13,7 @@ from functools import cached_property
 from dft_sweeps.evaluation.generator import FinishReason
 from dft_sweeps.evaluation.grading import Verdict
 from dft_sweeps.evaluation.intervals import Interval, Kind, average, interval
+from dft_sweeps.evaluation.metrics import mean_majority_at_k, mean_pass_at_k
 from dft_sweeps.spec.identity import evaluation_id, grade_id
 from dft_sweeps.spec.models import SamplingSpec
 
@@ -108,6 +109,25 @@ class BenchmarkResult:
     def accuracy(self) -> float:
         """Mean over questions of the mean over samples, in [0, 1]."""
         return self.interval.mean
+
+    @property
+    def samples(self) -> int:
+        """Per question: the k of `pass_at_k` and `majority_at_k`."""
+        return self.key.sampling.samples
+
+    @cached_property
+    def pass_at_k(self) -> float:
+        """Share of questions with a right one among their samples."""
+        right = [sum(row) for row in self.correct]
+        return mean_pass_at_k(right, [self.samples] * len(right), self.samples)
+
+    @cached_property
+    def majority_at_k(self) -> float:
+        """Share of questions whose commonest answer is right; of answers that tie each counts its part."""
+        votes = [
+            [(s.verdict.extracted, s.verdict.correct is True) for s in question.samples] for question in self.questions
+        ]
+        return mean_majority_at_k(votes, self.samples)
 
     @property
     def truncated(self) -> float:

@@ -76,6 +76,8 @@ class EvaluationStore:
             "counts": _counts(result),
             "interval": _bounds(result.interval),
             "fixed_interval": _bounds(result.fixed_interval),
+            "pass_at_k": result.pass_at_k,
+            "majority_at_k": result.majority_at_k,
         }
         directory = self._grade(result.key, result.grader)
         return _commit(directory, {"verdicts.parquet": table, "result.json": _json(about)})

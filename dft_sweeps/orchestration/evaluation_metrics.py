@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from dft_sweeps.evaluation.harness_accuracy import harness_accuracy
 from dft_sweeps.evaluation.intervals import Interval
@@ -21,7 +22,8 @@ def evaluation_metrics(prefix: str, results: Sequence[Judgements]) -> dict[str, 
     metrics: dict[str, float] = {}
     for judged in results:
         metrics |= _benchmark_metrics(prefix, judged)
-    metrics |= _average_metrics(prefix, [own_result(judged) for judged in results])
+    own = [own_result(judged) for judged in results]
+    metrics |= _average_metrics(prefix, own) | _sample_metrics(prefix, names.AVERAGE, own)
     published = [judged["paper"] for judged in results if "paper" in judged]
     if len(published) == len(results):
         metrics |= _average_metrics(prefix, published, paper=True)
@@ -36,6 +38,7 @@ def _benchmark_metrics(prefix: str, judged: Judgements) -> dict[str, float]:
         names.eval_metric(prefix, benchmark, "no_answer"): own.no_answer,
         names.eval_metric(prefix, benchmark, "ungradable"): float(own.ungradable),
     }
+    metrics |= _sample_metrics(prefix, benchmark, [own])
     paper = judged.get("paper")
     if paper is None:
         return metrics
@@ -49,8 +52,18 @@ def _benchmark_metrics(prefix: str, judged: Judgements) -> dict[str, float]:
 
 def _average_metrics(prefix: str, results: Sequence[BenchmarkResult], paper: bool = False) -> dict[str, float]:
     intervals = (macro_average(results), macro_average(results, "fixed_list"))
-    accuracy = sum(map(published_accuracy, results)) / len(results) if paper else intervals[0].mean
+    accuracy = fmean(map(published_accuracy, results)) if paper else intervals[0].mean
     return _accuracy_metrics(prefix, names.AVERAGE, accuracy, intervals, paper)
+
+
+def _sample_metrics(prefix: str, benchmark: str, results: Sequence[BenchmarkResult]) -> dict[str, float]:
+    """pass@k and majority@k, averaged over results of one sampling; with one sample both are the accuracy."""
+    samples = results[0].samples
+    if samples == 1:
+        return {}
+    means = (fmean(result.pass_at_k for result in results), fmean(result.majority_at_k for result in results))
+    keys = (names.of_samples("pass", samples), names.of_samples("majority", samples))
+    return {names.eval_metric(prefix, benchmark, key): mean for key, mean in zip(keys, means, strict=True)}
 
 
 def _accuracy_metrics(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Literal
 
 SWEEP_ID_TAG = "dft.sweep_id"
 TRAINING_ID_TAG = "dft.training_id"
@@ -49,6 +51,9 @@ EVAL_METRICS = (
 two graders differ; `ungradable` and `paper_ungradable` count completions; all others are shares."""
 
 
+_OF_SAMPLES = re.compile(r"(pass|majority)_at_\d+")
+
+
 def train_metric(name: str) -> str:
     """E.g. ``train/nll``."""
     assert name in TRAIN_METRICS, name
@@ -75,8 +80,14 @@ def eval_metric(prefix: str, benchmark: str, name: str, paper: bool = False) -> 
         paper: by the published harness's grader and, for accuracies, as it averages them.
     """
     name = f"{_PAPER}{name}" if paper else name
-    assert name in EVAL_METRICS, name
+    assert name in EVAL_METRICS or _OF_SAMPLES.fullmatch(name), name
     return f"{prefix}/{benchmark}/{name}"
+
+
+def of_samples(measure: Literal["pass", "majority"], samples: int) -> str:
+    """``pass_at_16``, ``majority_at_16``: measures of all of a question's samples together, by its own grader; logged
+    where there are several. MLflow takes no ``@`` in names."""
+    return f"{measure}_at_{samples}"
 
 
 def graders_param(benchmark: str) -> str:

@@ -78,7 +78,8 @@ def test_mlflow_holds_every_point_of_every_curve(finished_sweep: FinishedSweep, 
             assert [step for step, _ in reader.curve(trial.run_id, f"train/{name}")] == [1, 2, 3, 4, 5, 6], name
         for prefix in ("eval", "eval_greedy"):
             for benchmark in ("arithmetic_1", "arithmetic_2", "average"):
-                for name in ("accuracy", "ci_low", "ci_high"):
+                several = ("pass_at_3", "majority_at_3") if prefix == "eval" else ()
+                for name in ("accuracy", "ci_low", "ci_high", "fixed_low", "fixed_high", *several):
                     points = reader.curve(trial.run_id, f"{prefix}/{benchmark}/{name}")
                     assert tuple(step for step, _ in points) == STEPS
         bins = [reader.curve(trial.run_id, f"probability/bin_{index:02d}") for index in range(20)]

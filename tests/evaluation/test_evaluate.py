@@ -34,6 +34,8 @@ def test_scripted_answers_give_their_accuracy(tokenizer: PreTrainedTokenizerFast
     assert result.accuracy == (25 * 2 / 4 + 25 * 1 / 4) / 50
     assert result.interval.mean == result.accuracy
     assert result.interval.low < result.accuracy < result.interval.high
+    # Even questions have two right samples against one wrong answer and one without; odd ones have a tie.
+    assert (result.samples, result.pass_at_k, result.majority_at_k) == (4, 1.0, 0.75)
     assert result.truncated == 0.25
     assert result.no_answer == 0.25 + 0.125
     assert result.ungradable == 0

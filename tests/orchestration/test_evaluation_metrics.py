@@ -66,6 +66,17 @@ def test_averages_are_of_equals() -> None:
     assert mixed["eval_greedy/average/accuracy"] == pytest.approx(5 / 9)
 
 
+def test_pass_and_majority_at_k_stand_where_there_are_several_samples() -> None:
+    found = evaluation_metrics("eval", [judged("amc23"), {"strict": result("aime24", "strict/1", PAPER[:1])}])
+    # Made-up answers are all the text "1": two wrong ones outvote a right one, and none else.
+    assert found["eval/amc23/pass_at_3"] == pytest.approx(2 / 3)
+    assert found["eval/amc23/majority_at_3"] == pytest.approx(2 / 3)
+    assert found["eval/average/pass_at_3"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["eval/average/majority_at_3"] == pytest.approx((2 / 3 + 1) / 2)
+    alone = evaluation_metrics("eval", [{"strict": result("amc23", "strict/1", [[True], [False]])}])
+    assert not [name for name in alone if "_at_" in name]
+
+
 def test_no_name_is_the_folder_of_another() -> None:
     """MLflow's file store keeps a metric as a file."""
     found = evaluation_metrics("eval", [judged("amc23")])
