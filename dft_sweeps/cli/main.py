@@ -19,6 +19,7 @@ COMMANDS = {
     "list": ("dft_sweeps.cli.list_", "List the sweeps."),
     "status": ("dft_sweeps.cli.status", "Show how far a sweep's trials are."),
     "report": ("dft_sweeps.cli.report", "Make the tables and figures of a sweep."),
+    "compare": ("dft_sweeps.cli.compare", "Compare trials or sweeps question by question."),
     "ui": ("dft_sweeps.cli.ui", "Open the MLflow UI on the recorded curves."),
     "doctor": ("dft_sweeps.cli.doctor", "Check this machine or cluster, and say how to mend it."),
 }

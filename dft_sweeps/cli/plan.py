@@ -18,6 +18,7 @@ from dft_sweeps.cli.options import (
     tracking_uri_option,
 )
 from dft_sweeps.cli.printing import console, print_json
+from dft_sweeps.cli.smallest_differences import ASSUMPTIONS, differences_table, small_sets, smallest_differences
 
 if TYPE_CHECKING:
     from dft_sweeps.orchestration.prepare import PreparedSweep
@@ -61,6 +62,8 @@ def _record(prepared: PreparedSweep, plan: Plan) -> dict[str, object]:
         "missing": plan.missing,
         "base_completions": plan.base_completions,
         "prompts": prompts_in_words(prepared),
+        "smallest_differences": smallest_differences(prepared),
+        "smallest_differences_assume": ASSUMPTIONS,
         "trials": [
             {
                 "fingerprint": cell.training_id,
@@ -110,6 +113,11 @@ def print_plan(prepared: PreparedSweep, plan: Plan) -> None:
     )
     for line in [*_recipes(plan.cells), *_overlong(todo), prompts_in_words(prepared)]:
         out.print(line, soft_wrap=True, markup=False)
+    differences = smallest_differences(prepared)
+    if differences:
+        out.print(differences_table(differences))
+        for line in filter(None, [ASSUMPTIONS, small_sets(differences)]):
+            out.print(line, soft_wrap=True, markup=False)
     out.print(plan.missing or f"This machine runs {plan.concurrent_trials} of them at a time.", soft_wrap=True)
 
 

@@ -105,6 +105,9 @@ class BenchmarkFile(SpecModel):
     grader: str
     prompt_suffix: str = ""
     """Appended to every question."""
+    assumed_accuracy: float = Field(0.5, gt=0, lt=1)
+    """What the smallest difference that can be shown is reckoned from, before anything is measured; one half, the
+    cautious value, where nothing better is known."""
 
 
 def benchmark_names() -> list[str]:
@@ -141,6 +144,11 @@ def _content(question: Question) -> list[Any]:
 def prompt_suffix(name: str) -> str:
     """What a shipped benchmark appends to every question. Raises SpecError on an unknown name."""
     return _declared(name).prompt_suffix
+
+
+def assumed_accuracy(name: str) -> float:
+    """An accuracy to plan with on a shipped benchmark. Raises SpecError on an unknown name."""
+    return _declared(name).assumed_accuracy
 
 
 def _files() -> Any:

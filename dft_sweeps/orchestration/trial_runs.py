@@ -11,7 +11,7 @@ from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics, own_
 from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.mailbox import StepRow, now_ms
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
-from dft_sweeps.tracking import names
+from dft_sweeps.tracking import names, question_results
 from dft_sweeps.tracking.params import flatten
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Ended, MetricRow, Tracker
@@ -71,7 +71,7 @@ class TrialRuns:
         )
 
     def log_evaluation(self, trial: PreparedTrial, evaluated: Evaluated) -> str:
-        """Logs every number of an evaluated checkpoint; returns the averages in words."""
+        """Logs every number of an evaluated checkpoint, and its verdicts by question; returns the averages in words."""
         now = now_ms()
         prefixes = names.sampling_prefixes(trial.trial.spec.evaluation.samplings)
         metrics: dict[str, float] = {}
@@ -81,7 +81,10 @@ class TrialRuns:
             average = macro_average([own_result(judged) for judged in results])
             words.append(f"{name} {average.mean:.1%} [{average.low:.1%}, {average.high:.1%}]")
         rows = [MetricRow(key, evaluated.step, value, now) for key, value in metrics.items()]
-        self._tracker.log(self._open[trial.training_id], rows)
+        run_id = self._open[trial.training_id]
+        self._tracker.log(run_id, rows)
+        name = f"{question_results.FOLDER}/{question_results.artifact_name(evaluated.step)}"
+        self._tracker.log_text(run_id, question_results.to_json(evaluated.results), name)
         return ", ".join(words)
 
     def finish(self, training_id: str, status: Ended) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.tracking import names
+from dft_sweeps.tracking import names, question_results
+from dft_sweeps.tracking.question_results import QuestionResults
 from dft_sweeps.tracking.store import TrackingUnavailable, connect, outage_as_error
 from dft_sweeps.tracking.writer import LARGEST
 
@@ -133,6 +134,18 @@ class Reader:
         """(step, value) by rising step; empty for a metric that was never logged."""
         points = self._client.get_metric_history(run_id, key)
         return sorted((point.step, _measured(point.value)) for point in points)
+
+    @outage_as_error
+    def evaluated_steps(self, run_id: str) -> list[int]:
+        """Steps, rising, whose results are recorded question by question."""
+        artifacts = self._client.list_artifacts(run_id, question_results.FOLDER)
+        return sorted(question_results.step_of(Path(each.path).name) for each in artifacts)
+
+    @outage_as_error
+    def question_results(self, run_id: str, step: int) -> list[QuestionResults]:
+        """What each grader said of a checkpoint, by sampling and benchmark, counted by question."""
+        path = f"{question_results.FOLDER}/{question_results.artifact_name(step)}"
+        return question_results.from_json(self._artifact(run_id, path))
 
     @outage_as_error
     def finished_trials(self, training_ids: Iterable[str], measures: str) -> dict[str, str]:

@@ -158,6 +158,11 @@ class Tracker:
         self._client.log_artifact(run_id, str(path), artifact_path)
 
     @outage_as_error
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        """Writes the text as an artifact of the run, over one of its path."""
+        self._client.log_text(run_id, text, path)
+
+    @outage_as_error
     def reconcile(self, sweep_id: str) -> list[str]:
         """Sets KILLED what a dead coordinator of this sweep left RUNNING, and returns those run ids.
 

@@ -165,3 +165,29 @@ def test_plan_knows_what_is_done(tmp_path: Path) -> None:
     elsewhere = planned(tmp_path / "elsewhere", spec, "--tracking-uri", uri, "--json").stdout
     assert json.loads(elsewhere)["trials"] == after
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_plan_says_the_smallest_difference_that_each_benchmark_can_show(tmp_path: Path) -> None:
+    """About 7 points on AIME and 11 on AMC at 16 samples, and that these are optimistic."""
+    sizes = {"aime24": 30, "amc23": 40}
+    for name, questions in sizes.items():
+        rows = [{"problem": f"{index}?", "question": f"{index}?", "answer": index} for index in range(questions)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    listed = [f"{{name: {name}, path: {tmp_path / name}.jsonl}}" for name in sizes]
+    sets = ("--set", f"trial.evaluation.benchmarks=[{', '.join(listed)}]", "--set", "pool.max_model_len=256")
+    samplings = "{sampled: {samples: 16, max_new_tokens: 100}, greedy: {temperature: 0.0, max_new_tokens: 100}}"
+    sets = (*sets, "--set", f"trial.evaluation.samplings={samplings}")
+    document = json.loads(planned(tmp_path / "storage", QUICKSTART, *sets, "--json").stdout)
+    found = {each["benchmark"]: each for each in document["smallest_differences"]}
+    assert {name: round(100 * each["new_questions"], 1) for name, each in found.items()} == {
+        "aime24": 6.7,
+        "amc23": 11.0,
+    }
+    assert {name: round(100 * each["fixed_list"], 1) for name, each in found.items()} == {"aime24": 3.3, "amc23": 5.4}
+    assert {(each["sampling"], each["samples"], each["optimistic"]) for each in found.values()} == {
+        ("sampled", 16, True)
+    }
+    text = planned(tmp_path / "storage", QUICKSTART, *sets).stdout
+    assert [
+        part for part in ("6.7 *", "11.0 *", "chance 80%", "Assumed:", "* Optimistic on sets") if part not in text
+    ] == []

@@ -172,6 +172,27 @@ def test_running_again_starts_nothing_and_reports_the_same(finished_sweep: Finis
     ]
 
 
+def test_trials_are_compared_by_what_was_stored_of_each_question(
+    finished_sweep: FinishedSweep, trials: list[TrialRow]
+) -> None:
+    outcome = run("compare", "objective=dft", "objective=sft", "--sweep", "end-to-end",
+                  "--storage", str(finished_sweep.storage), "--json")  # fmt: skip
+    assert outcome.code == 0, outcome.text
+    found = {each["benchmark"]: each for each in json.loads(outcome.text)["differences"]}
+    assert list(found) == ["arithmetic_1", "arithmetic_2", "average"]
+    reader = Reader(finished_sweep.tracking_uri)
+    for name, each in found.items():
+        sft, dft = (dict(reader.curve(trial.run_id, f"eval/{name}/accuracy"))[STEPS[-1]] for trial in trials)
+        assert each["difference"] == pytest.approx(dft - sft, abs=1e-12)
+        assert each["ci_low"] <= each["difference"] <= each["ci_high"]
+    for trial in trials:
+        assert tuple(reader.evaluated_steps(trial.run_id)) == STEPS
+        [table, *_] = reader.question_results(trial.run_id, STEPS[-1])
+        verdicts = finished_sweep.storage / "grades" / table.grade_id / "verdicts.parquet"
+        rows = parquet.read_table(verdicts).to_pylist()
+        assert sum(table.right) == sum(row["correct"] is True for row in rows)
+
+
 def test_a_benchmark_added_later_does_not_train_again(finished_sweep: FinishedSweep, tmp_path: Path) -> None:
     """Only the new benchmark's completions are generated, from the checkpoints that are there."""
     wider = tmp_path / "wider.yaml"
