@@ -5,6 +5,7 @@ Real engines are in tests/services and tests/end_to_end; here it is about who is
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,29 @@ def test_the_earliest_missing_point_comes_first(prepared: PreparedSweep, tmp_pat
     assert [result.step for result in landed] == [6, 0, 3]
     assert set(landed[0].results) == {"sampled", "greedy"}
     assert [len(result["exact"].questions) for result in landed[0].results["sampled"]] == [12, 8]
+
+
+def test_both_graders_judge_and_what_one_lacks_is_graded_without_an_engine(tmp_path: Path) -> None:
+    (tmp_path / "amc.jsonl").write_text('{"question": "q", "answer": 27.0}\n{"question": "r", "answer": 204}')
+    text = SPEC.read_text().replace("{name: arithmetic_1, limit: 12}", f"{{name: amc23, path: {tmp_path}/amc.jsonl}}")
+    (tmp_path / "sweep.yaml").write_text(text)
+    prepared = prepare(load_sweep(tmp_path / "sweep.yaml"))
+    pool = ScriptedPool()
+    pool.gate.set()
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3))
+        [first] = take(side, 1)
+    assert [list(judged) for judged in first.results["sampled"]] == [["strict", "paper"], ["exact"]]
+    old = {result.id for results in first.results.values() for judged in results for result in judged.values()}
+    assert {path.name for path in (tmp_path / "grades").iterdir()} == old
+    for judged in (results[0] for results in first.results.values()):
+        shutil.rmtree(tmp_path / "grades" / judged["paper"].id)
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3))
+        [again] = take(side, 1)
+    assert again.results == first.results
+    assert (len(pool.swaps), again.seconds) == (1, 0.0)
+    assert {path.name for path in (tmp_path / "grades").iterdir()} == old
 
 
 def test_an_engine_generates_while_the_checkpoint_before_is_graded(
