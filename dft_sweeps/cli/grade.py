@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dft_sweeps.evaluation.grade_file import Judged, Tally
 
 _PROGRESS_EVERY_S = 5.0
+_MANY = 500
+"""Completions whose grading takes long enough to say that it has begun."""
 _WIDEST_CELL = 32
 
 
@@ -49,8 +51,11 @@ def command(file: Path, workers: int | None, as_json: bool) -> None:
     from dft_sweeps.evaluation.grading import GraderPool
 
     total = check_file(file)
+    workers = workers or min(8, len(os.sched_getaffinity(0)))
+    if total > _MANY:
+        click.echo(f"grading {total:,} completions in {workers} processes", err=True)
     tally = Tally()
-    with GraderPool(workers or min(8, len(os.sched_getaffinity(0)))) as pool:
+    with GraderPool(workers) as pool:
         for judged in graded(file, pool, _progress(total)):
             if as_json:
                 click.echo(json.dumps(_record(judged)))

@@ -23,7 +23,7 @@ from dft_sweeps.evaluation.intervals import Interval, Kind, interval_of_counts
 from dft_sweeps.spec.errors import SpecError
 
 FILE_GRADERS = ("strict", "paper")
-_BLOCK = 256
+_BLOCK = 128
 """Rows graded together: a few seconds' work for one worker."""
 _DISAGREEMENTS = 5
 
