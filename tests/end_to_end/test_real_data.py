@@ -27,11 +27,15 @@ def test_gsm8k_from_local_files(shared_data: Path, tmp_path: Path) -> None:
     overrides = [part for path, value in settings.items() for part in ("--set", f"{path}={value}")]
     outcome = run("run", str(GSM8K), "--storage", str(tmp_path), *overrides)
     assert outcome.code == 0, outcome.text
-    assert "9 samples are longer than data.max_length and are left out" in outcome.text
+    assert "9 samples of a trial's data are longer than data.max_length and left out" in outcome.text
     assert "Limited: gsm8k to its first 6 questions, amc23 to its first 6 questions" in outcome.text
+    words = " ".join(outcome.text.split())  # titles are wrapped to the tables' width
+    assert "Grader strict/math-verify-0.9.0-1; 95% intervals for new questions." in words
+    assert "Grader paper/1, averaged as in the published harness; 95% intervals for this fixed list" in words
     reader = Reader(f"sqlite:///{tmp_path / 'mlflow.db'}")
     for trial in reader.trials(reader.find_sweep("gsm8k-local")):
         assert trial.params["resolved.overlong"] == "9"
         for benchmark in ("gsm8k", "amc23"):
-            assert [step for step, _ in reader.curve(trial.run_id, f"eval/{benchmark}/accuracy")] == [0, 2]
+            for name in ("accuracy", "fixed_low", "paper_accuracy", "paper_fixed_high", "disagreement"):
+                assert [step for step, _ in reader.curve(trial.run_id, f"eval/{benchmark}/{name}")] == [0, 2]
             assert reader.curve(trial.run_id, f"eval_greedy/{benchmark}/ungradable") == [(0, 0.0), (2, 0.0)]
