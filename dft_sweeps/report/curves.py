@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +49,10 @@ class TrialCurves:
     """(sampling prefix, benchmark or ``average``) to the curve, by rising step."""
     training: dict[str, list[tuple[int, float]]]
     """``nll`` and ``objective`` to (step, value), by rising step."""
+    edges: tuple[float, ...] = ()
+    """Where the bins of its histograms begin and end, from 0 to 1; none where that was not logged."""
     histograms: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    """Step, rising, to the share of training targets whose probability lies in each of equal bins of [0, 1]."""
+    """Step, rising, to the share of training targets whose probability lies in each bin."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def _trial(
     benchmarks: Iterable[str],
 ) -> TrialCurves:
     keys = [(sampling.prefix, benchmark) for sampling in samplings for benchmark in benchmarks]
+    edges = tuple(json.loads(row.params.get("evaluation.histogram.edges", "[]")))
     return TrialCurves(
         training_id=row.training_id,
         name=row.name,
@@ -123,7 +126,8 @@ def _trial(
         values={axis: shown(row.axes[axis]) if axis in row.axes else "-" for axis in axes},
         accuracy={key: _measured(reader, row, *key) for key in keys},
         training={key: _curve(reader, row, names.train_metric(key)) for key in _TRAINING_KEYS},
-        histograms=_histograms(reader, row),
+        edges=edges,
+        histograms=_histograms(reader, row, len(edges) - 1),
     )
 
 
@@ -135,10 +139,9 @@ def _measured(reader: Reader, row: TrialRow, prefix: str, benchmark: str) -> lis
     return [Measured(step, value, low.get(step), high.get(step)) for step, value in values.items()]
 
 
-def _histograms(reader: Reader, row: TrialRow) -> dict[int, tuple[float, ...]]:
-    """A step that is being logged, and lacks a bin as yet, is left out."""
-    keys = itertools.takewhile(row.metrics.__contains__, map(names.probability_bin, itertools.count()))
-    bins = [dict(_curve(reader, row, key)) for key in keys]
+def _histograms(reader: Reader, row: TrialRow, count: int) -> dict[int, tuple[float, ...]]:
+    """A step that is being logged, and lacks one of `count` bins as yet, is left out."""
+    bins = [dict(_curve(reader, row, names.probability_bin(index))) for index in range(count)]
     steps = sorted(set.intersection(*map(set, bins))) if bins else []
     return {step: tuple(shares[step] for shares in bins) for step in steps}
 
