@@ -68,6 +68,14 @@ test: check  ## Every test that is not slow.
 test-slow: $(VENV)/installed-dev  ## The slow tests: whole specs and interrupted sweeps.
 	$(BIN)/python -m pytest -m slow
 
+.PHONY: bench
+bench: $(VENV)/installed-dev  ## Measure speed and memory beside TRL, Liger and PyTorch: build/bench.md, about 25 minutes.
+	$(BIN)/python -m tests.bench
+
+.PHONY: bench
+bench: $(VENV)/installed-dev  ## Measure against the peers into build/bench.md; about 25 minutes on 2 cores.
+	$(BIN)/python -m tests.bench
+
 .PHONY: base-model
 base-model: $(VENV)/installed  ## Train the embedded base policy anew.
 	$(BIN)/python -m dft_sweeps.training.base_model --out dft_sweeps/data/base_model

@@ -34,3 +34,16 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stdout == "python3.99 is not found. Try: make PYTHON=python3.11 ...\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_what_one_may_type() -> None:
+    listed = make("help").stdout
+    for target in ("install", "quickstart", "check", "test", "test-slow", "bench"):
+        assert f"\n{target} " in f"\n{listed}", target
+
+
+def test_bench_runs_the_benchmark_with_what_developers_install(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "uv").touch()
+    planned = make("--dry-run", f"VENV={tmp_path}", "bench").stdout
+    assert planned.index("docker/requirements-dev.txt") < planned.index(f"{tmp_path}/bin/python -m tests.bench\n")

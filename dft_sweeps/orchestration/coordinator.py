@@ -141,8 +141,8 @@ class Coordinator:
         files = self._files(state)
         checkpoints = self._checkpoints(files)
         due = set(state.prepared.evaluated_steps)
-        same_histograms = files.histogram() == state.prepared.trial.spec.evaluation.histogram.model_dump()
-        if not (files.finished and same_histograms and due <= checkpoints.keys()):
+        wanted = state.prepared.trial.spec.evaluation.histogram.model_dump(mode="json")
+        if not (files.finished and files.histogram() == wanted and due <= checkpoints.keys()):
             return False
         if not all(map(is_whole, checkpoints.values())):
             return False
@@ -238,6 +238,8 @@ class Coordinator:
         state = self._states[end.training_id]
         state.trained = True
         if end.error and not state.ended:
+            if state.error:
+                self._say("train", f"{state.prepared.trial.name}: {end.error}")
             state.error = state.error or end.error
 
     def _landed(self, evaluated: Evaluated | AttemptFailed) -> None:

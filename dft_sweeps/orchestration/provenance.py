@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def provenance(policy: Policy, model: ModelSpec, execution: ExecutionSpec, workers: int) -> dict[str, str]:
     """Of this process, which trains `policy`."""
+    import peft
     import torch
     import transformers
 
@@ -38,7 +39,7 @@ def provenance(policy: Policy, model: ModelSpec, execution: ExecutionSpec, worke
         "dft.gradient_checkpointing": str(execution.gradient_checkpointing).lower(),
         "dft.versions": f"dft-sweeps {__version__}, python {platform.python_version()}, torch {torch.__version__}"
         + (f" (CUDA {torch.version.cuda})" if gpu else "")
-        + f", transformers {transformers.__version__}",
+        + f", transformers {transformers.__version__}, peft {peft.__version__}",
     }
 
 

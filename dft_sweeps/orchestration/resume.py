@@ -21,14 +21,18 @@ class Start:
 
 def find_start(files: TrialFiles, job: TrialJob, workers: int) -> Start:
     """Reads what an earlier attempt left, for so many workers to take up; changes nothing."""
-    from dft_sweeps.training.state import read_header
+    from dft_sweeps.training.state import StateError, check_files, read_header
 
     rows = files.rows()
     checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
-    header = read_header(files.resume_directory)
+    try:
+        header = read_header(files.resume_directory)
+        check_files(files.resume_directory)
+    except StateError as error:
+        return Start(0, f"its state cannot be taken up: {error}")
     if header is None and not (rows or checkpoints):
         return Start(0)
-    wanted = job.spec.evaluation.histogram.model_dump()
+    wanted = job.spec.evaluation.histogram.model_dump(mode="json")
     if (taken := files.histogram()) != wanted:
         return Start(0, f"its histograms were taken as {taken}, and are wanted as {wanted}")
     if header is None:

@@ -7,6 +7,7 @@ sweep has done is read from MLflow and from the trials' files.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import uuid
@@ -86,6 +87,7 @@ def _tuner(
 def _fit(tuner: tune.Tuner, jobs: Sequence[TrialJob], ended: queue.SimpleQueue[TrainingEnded]) -> None:
     """Runs Tune. After it, no trial is training, whatever Tune has said of each."""
     error = None
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # else it prints the trace of every trial that fails
     try:
         tuner.fit()
     except Exception as raised:  # the main thread learns of it by the end of every trial

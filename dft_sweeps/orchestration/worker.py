@@ -142,7 +142,7 @@ class _Attempt:
             return {}
         wanted = self.job.spec.evaluation.histogram
         shares = probability_histogram(
-            self.state.policy, self.data, wanted.samples, wanted.bins, self.job.execution, self.ranks
+            self.state.policy, self.data, wanted.samples, wanted.edges, self.job.execution, self.ranks
         )
         return {names.probability_bin(index): share for index, share in enumerate(shares)}
 

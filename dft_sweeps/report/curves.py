@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,8 +54,10 @@ class TrialCurves:
     """``nll`` and ``objective`` to (step, value), by rising step."""
     paper: dict[tuple[str, str], list[Measured]] = field(default_factory=dict)
     """As `accuracy`, by the published harness's grader and as it averages; empty curves where that did not judge."""
+    edges: tuple[float, ...] = ()
+    """Where the bins of its histograms begin and end, from 0 to 1; none where that was not logged."""
     histograms: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    """Step, rising, to the share of training targets whose probability lies in each of equal bins of [0, 1]."""
+    """Step, rising, to the share of training targets whose probability lies in each bin."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def _trial(
     benchmarks: Iterable[str],
 ) -> TrialCurves:
     keys = [(sampling.prefix, benchmark) for sampling in samplings for benchmark in benchmarks]
+    edges = tuple(json.loads(row.params.get("evaluation.histogram.edges", "[]")))
     return TrialCurves(
         training_id=row.training_id,
         name=row.name,
@@ -132,7 +135,8 @@ def _trial(
         accuracy={key: _measured(reader, row, *key) for key in keys},
         paper={key: _measured(reader, row, *key, paper=True) for key in keys},
         training={key: _curve(reader, row, names.train_metric(key)) for key in _TRAINING_KEYS},
-        histograms=_histograms(reader, row),
+        edges=edges,
+        histograms=_histograms(reader, row, len(edges) - 1),
     )
 
 
@@ -151,10 +155,9 @@ def _graders(rows: Iterable[TrialRow], benchmarks: Iterable[str]) -> dict[str, t
     return {name: tuple(graders.split(", ")) for name, graders in recorded.items() if graders}
 
 
-def _histograms(reader: Reader, row: TrialRow) -> dict[int, tuple[float, ...]]:
-    """A step that is being logged, and lacks a bin as yet, is left out."""
-    keys = itertools.takewhile(row.metrics.__contains__, map(names.probability_bin, itertools.count()))
-    bins = [dict(_curve(reader, row, key)) for key in keys]
+def _histograms(reader: Reader, row: TrialRow, count: int) -> dict[int, tuple[float, ...]]:
+    """A step that is being logged, and lacks one of `count` bins as yet, is left out."""
+    bins = [dict(_curve(reader, row, names.probability_bin(index))) for index in range(count)]
     steps = sorted(set.intersection(*map(set, bins))) if bins else []
     return {step: tuple(shares[step] for shares in bins) for step in steps}
 

@@ -43,6 +43,8 @@ class Page:
     base: Mapping[str, Any] | None
     """How the base model is drawn, for the legend; None where it is not."""
     notes: Sequence[str]
+    panel_width: float = PANEL_WIDTH
+    """Inches, labels included."""
 
 
 def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
@@ -58,7 +60,7 @@ def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
     longest = max((len(label) for title, lines in legends for label in (title, *lines)), default=0)
     side = 0.8 + 0.085 * longest
     # The subtitle and the bold title need so much; panels take what is over.
-    width = max(0.5 + wide * PANEL_WIDTH + side, 0.4 + 0.085 * len(page.subtitle), 0.4 + 0.13 * len(page.title))
+    width = max(0.5 + wide * page.panel_width + side, 0.4 + 0.085 * len(page.subtitle), 0.4 + 0.13 * len(page.title))
     notes = [line for note in page.notes for line in textwrap.wrap(note, int(width * 14))]
     top, bottom = 0.75, 0.12 + NOTE_HEIGHT * len(notes)
     height = top + max(tall * PANEL_HEIGHT + 0.35, _legend_height(legends)) + bottom

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.report.curves import SweepCurves, TrialCurves, axis_title
 from dft_sweeps.report.layout import Page, lay_out
 from dft_sweeps.report.style import BASE_FILL, BASE_STEPS, Styles
+from dft_sweeps.spec.expand import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_OVERLAID = 4
+PANEL_WIDTH = 4.8  # inches: room for a label at every edge of the paper's bins
+LABEL_SIZE, CHARACTER_WIDTH, GAP = 8.0, 4.8, 3.0  # points
+LOWEST, HIGHEST = 0.1, 125.0  # percent; the paper's axis, and a margin above 100
 CSV_FIELDS = ("step", "probability_low", "probability_high", "share")
 
 
@@ -24,20 +28,23 @@ def probability_figure(curves: SweepCurves) -> Figure | None:
     """Share of the training targets, on a log scale, by their probability; None where it was not measured.
 
     Shows every trial at its last step and the base model (step 0). The values of the first axis lie over each
-    other, unless they are many and there is no other; those of the others have panels of their own.
+    other, unless they are many and there is no other; those of the others have panels of their own. Bins are drawn
+    equally wide, side by side.
     """
-    limits = _limits(curves)
-    if limits is None:
+    measured = [trial for trial in curves.trials if trial.histograms]
+    if not measured:
         return None
     axis = _panel_axis(curves)
+    edges = sorted({edge for trial in measured for edge in trial.edges})
+    limits = _lowest(measured), HIGHEST
 
     def draw(ax: Axes, level: str, trials: Sequence[TrialCurves], styles: Styles) -> None:
-        shown = [trial for trial in trials if axis is None or trial.values[axis] == level]
-        _draw(ax, [trial for trial in shown if trial.histograms], styles, limits)
+        here = [trial for trial in trials if axis is None or trial.values[axis] == level]
+        _draw(ax, [trial for trial in here if trial.histograms], styles, edges, limits)
 
     page = Page(
         title=f"{curves.name}: probabilities of training targets",
-        subtitle=f"under the base model and {_when(curves)}",
+        subtitle=f"under the base model and {_when(measured)}",
         panels={level: f"{axis_title(axis)}: {level}" for level in curves.levels(axis)} if axis else {"": ""},
         x_label="probability of the target token",
         y_label="target tokens (%)",
@@ -45,6 +52,7 @@ def probability_figure(curves: SweepCurves) -> Figure | None:
         lines="alike",
         base=BASE_STEPS,
         notes=[*curves.histogram_notes, *curves.notes],
+        panel_width=PANEL_WIDTH,
     )
     return lay_out(curves, page, draw)
 
@@ -57,8 +65,7 @@ def csv_text(curves: SweepCurves) -> str:
     for trial in curves.trials:
         values = [trial.values[axis] for axis in curves.axes]
         for step, shares in trial.histograms.items():
-            edges = _edges(len(shares))
-            for low, high, share in zip(edges[:-1], edges[1:], shares, strict=True):
+            for (low, high), share in zip(itertools.pairwise(trial.edges), shares, strict=True):
                 writer.writerow([trial.training_id, *values, step, low, high, share])
     return text.getvalue()
 
@@ -70,45 +77,53 @@ def _panel_axis(curves: SweepCurves) -> str | None:
     return curves.axes[1] if len(curves.axes) > 1 else None
 
 
-def _limits(curves: SweepCurves) -> tuple[float, float] | None:
-    """Whole decades of percent that hold every share drawn but zero, up to 100; None where there is none."""
-    shares = [share for trial in curves.trials for found in _shown(trial) for share in found if share > 0]
-    if not shares:
-        return None
-    return min(10.0, 10.0 ** math.floor(math.log10(100 * min(shares)))), 125.0
+def _lowest(trials: Sequence[TrialCurves]) -> float:
+    """Percent: `LOWEST`, or what is just below the least share drawn (but zero), where that is less."""
+    drawn = [trial.histograms.get(step, ()) for trial in trials for step in (0, max(trial.histograms))]
+    return min(LOWEST, *(70 * share for shares in drawn for share in shares if share > 0))
 
 
-def _shown(trial: TrialCurves) -> list[tuple[float, ...]]:
-    return [shares for step, shares in trial.histograms.items() if step in (0, max(trial.histograms))]
-
-
-def _draw(ax: Axes, trials: Sequence[TrialCurves], styles: Styles, limits: tuple[float, float]) -> None:
+def _draw(
+    ax: Axes, trials: Sequence[TrialCurves], styles: Styles, edges: Sequence[float], limits: tuple[float, float]
+) -> None:
     ax.set_yscale("log", nonpositive="clip")
     ax.set_ylim(limits)
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    ax.set_xlim(-0.2, len(edges) - 0.8)
+    ax.set_xticks(range(len(edges)), _edge_labels(edges), fontsize=LABEL_SIZE)
+    ax.grid(visible=False, axis="x")
     if not trials:
         ax.set_axis_off()
-    for base in dict.fromkeys(trial.histograms[0] for trial in trials if 0 in trial.histograms):
-        _draw_steps(ax, base, zorder=0.4, fill=True, **BASE_FILL)
-        _draw_steps(ax, base, zorder=1.5, **BASE_STEPS)
+    places = {edge: place for place, edge in enumerate(edges)}
+    base = {trial.histograms[0]: trial for trial in trials if 0 in trial.histograms}
+    for trial in base.values():
+        _draw_steps(ax, trial, 0, places, zorder=0.4, fill=True, baseline=limits[0], **BASE_FILL)
+        _draw_steps(ax, trial, 0, places, zorder=1.5, baseline=None, **BASE_STEPS)
     for trial in trials:
         last = max(trial.histograms)
         if last > 0:
-            _draw_steps(ax, trial.histograms[last], zorder=2, color=styles.look(trial).colour, linewidth=1.6)
+            look = {"color": styles.look(trial).colour, "linewidth": 1.6}
+            _draw_steps(ax, trial, last, places, zorder=2, baseline=None, **look)
 
 
-def _draw_steps(ax: Axes, shares: Sequence[float], **look: Any) -> None:
+def _draw_steps(ax: Axes, trial: TrialCurves, step: int, places: dict[float, int], **look: Any) -> None:
     """Empty bins fall below the axis, which has no zero."""
-    baseline = ax.get_ylim()[0] if look.get("fill") else None
-    ax.stairs([100 * share for share in shares], _edges(len(shares)), baseline=baseline, **look)
+    ax.stairs([100 * share for share in trial.histograms[step]], [places[edge] for edge in trial.edges], **look)
 
 
-def _edges(bins: int) -> list[float]:
-    return [index / bins for index in range(bins + 1)]
+def _edge_labels(edges: Sequence[float]) -> list[str]:
+    """A label for every edge, or for every second, third ... and the last one where they would overlap; else empty."""
+    labels = ["1.0" if edge == 1 else shown(edge) for edge in edges]
+    bins = len(edges) - 1
+    spacing = 72 * 0.9 * PANEL_WIDTH / bins
+    for every in range(1, bins + 1):
+        kept = [*range(0, bins, every), bins]
+        widths = [0.5 * CHARACTER_WIDTH * len(labels[a] + labels[b]) + GAP for a, b in itertools.pairwise(kept)]
+        if all(width <= (b - a) * spacing for width, (a, b) in zip(widths, itertools.pairwise(kept), strict=True)):
+            break
+    return [label if index in kept else "" for index, label in enumerate(labels)]
 
 
-def _when(curves: SweepCurves) -> str:
-    last = {max(trial.histograms) for trial in curves.trials if trial.histograms}
+def _when(trials: Sequence[TrialCurves]) -> str:
+    last = {max(trial.histograms) for trial in trials}
     return f"at step {max(last)}" if len(last) == 1 else "at the last step of each trial"

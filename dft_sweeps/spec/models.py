@@ -7,6 +7,7 @@ how fast it runs (`dft_sweeps.spec.identity`).
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,7 @@ from dft_sweeps.spec.train_models import (
     ScheduleSpec,
     TrainSpec,
 )
+from dft_sweeps.spec.yaml_lines import shown
 
 __all__ = [
     "MOST_STEPS",
@@ -124,14 +126,26 @@ class SamplingSpec(SpecModel):
 
 
 class HistogramSpec(SpecModel):
-    """The shares of target tokens by their probability under the policy: the data of the paper's Figure 2."""
+    """The shares of target tokens by their probability under the policy: the paper's Figure 2."""
 
     every: int | None = Field(default=None, ge=1)
     """Every so many steps; at the evaluated steps by default."""
     samples: int = Field(default=32, ge=1)
     """Training samples whose targets are counted, the same in every trial of one data."""
-    bins: int = Field(default=20, ge=2, le=1000)
-    """Bins of equal width over [0, 1]."""
+    edges: tuple[float, ...] = (0.0, 1e-4, 1e-3, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    """Where the bins of probability begin and end, from 0 to 1; the paper's by default."""
+
+    @field_validator("edges")
+    @classmethod
+    def _cover_all_probabilities(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if len(edges) < 2:
+            raise ValueError(f"should have at least two edges, found {shown(list(edges))}")
+        if (edges[0], edges[-1]) != (0, 1):
+            raise ValueError(f"should go from 0 to 1, found {edges[0]} to {edges[-1]}")
+        for low, high in itertools.pairwise(edges):
+            if low >= high:
+                raise ValueError(f"should rise from edge to edge, found {high} after {low}")
+        return edges
 
 
 class EvaluationSpec(SpecModel):
@@ -183,9 +197,10 @@ class ExecutionSpec(SpecModel):
     """CPU cores, and so threads, per worker."""
     gpus_per_worker: int = Field(default=0, ge=0)
     micro_batch_tokens: int = Field(default=4096, ge=16)
-    """Most tokens in one forward pass of one worker."""
+    """Most tokens in one forward pass of one worker (more where one sample is longer)."""
     pack_length: int = Field(default=512, ge=16)
-    """Samples are packed into rows of this many tokens (longer where one sample is longer)."""
+    """Samples are packed into rows of this many tokens (longer where one sample is longer). Of no effect where
+    attention is by_sample or flash_attention_2: there a micro-batch is one row."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     compile: bool = False
@@ -199,8 +214,8 @@ class ExecutionSpec(SpecModel):
 
     @model_validator(mode="after")
     def _attends_where_it_can(self) -> ExecutionSpec:
-        if self.attention == "flash_attention_2" and not self.gpus_per_worker:
-            raise ValueError("attention flash_attention_2 needs gpus_per_worker of at least 1; auto works anywhere")
+        if self.attention in ("flash_attention_2", "flex_attention") and not self.gpus_per_worker:
+            raise ValueError(f"attention {self.attention} needs gpus_per_worker of at least 1; auto works anywhere")
         return self
 
 

@@ -42,7 +42,8 @@ VALUES: dict[str, dict[str, tuple[Any, str]]] = {
     },
 }
 """By preset: dotted path of a field, its value, and what that means. The optimizer's and the schedule's defaults are
-the paper's already. Published learning rates are 5e-5 and, for Llama-3.1-8B, 2e-5."""
+the paper's already, but that the published warm-up is one step behind: its first step has a learning rate of zero.
+Published learning rates are 5e-5 and, for Llama-3.1-8B, 2e-5."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class TrainSpec(SpecModel):
     epochs: float | None = Field(default=None, gt=0.0)
     """Passes over the data; a last incomplete batch is left out, as in the paper's recipe."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the order of the samples."""
+    """Seed of the order of the samples, and of an adapter's initial matrices."""
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     normalization: NormalizationSpec = NormalizationSpec()

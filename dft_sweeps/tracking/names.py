@@ -61,7 +61,10 @@ def train_metric(name: str) -> str:
 
 
 def probability_bin(index: int) -> str:
-    """Share of the targets whose probability lies in bin `index` of [0, 1], e.g. ``probability/bin_07``."""
+    """Share of the targets whose probability lies in bin `index`, e.g. ``probability/bin_07``.
+
+    The bins' edges are the run's param ``evaluation.histogram.edges``, a JSON list.
+    """
     return f"probability/bin_{index:02d}"
 
 

@@ -24,11 +24,10 @@ from dft_sweeps.objectives import Objective, Targets
 
 # Bytes of logits: on a CPU, on an accelerator.
 CHUNK_BYTES = (80 << 20, 1 << 30)
-"""Held at a time: enough tokens for matrix products to run at full speed."""
+"""Held at a time: enough tokens for matrix products to run near full speed. On a CPU, with what else the head needs, a
+tenth of what dense PyTorch takes for 1,024 tokens over a vocabulary of 151,936."""
 BLOCK_BYTES = (512 << 10, 256 << 20)
 """Worked on at a time between the products, in the dtype of the sums: on a CPU what stays in its cache."""
-
-
 CPU_TILE = 8192
 """Words whose logits a CPU forms at a time."""
 
@@ -74,18 +73,18 @@ def objective_sums(
         reference: the reference's hidden states [..., its width] and output matrix, for an objective with a row term.
         chunk: tokens at a time; by default what fits CHUNK_BYTES.
     """
-    kept = labels.reshape(-1) != IGNORE
-    rows = hidden.reshape(-1, hidden.shape[-1])[kept]
+    kept = (labels.reshape(-1) != IGNORE).nonzero().squeeze(-1)
+    rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, kept)
     wide = torch.promote_types(hidden.dtype, torch.float32)  # float64 stays float64
     frozen = None
     if objective.row_term is not None:
         assert reference is not None, "an objective with a row term needs the reference"
         states, matrix = reference[0].detach(), reference[1].detach()
         assert len(matrix) == len(weight), "policy and reference have different vocabularies"
-        frozen = (states.reshape(-1, states.shape[-1])[kept], matrix.to(states.dtype))
+        frozen = (states.reshape(-1, states.shape[-1]).index_select(0, kept), matrix.to(states.dtype))
     scale = scale.to(wide)
     work = _Work(
-        labels=labels.reshape(-1)[kept],
+        labels=labels.reshape(-1).index_select(0, kept),
         objective=objective,
         scale=scale,
         row_weight=scale * (objective.row_term.weight if objective.row_term else 0.0),

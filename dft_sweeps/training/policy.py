@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dft_sweeps.data.packing import MicroBatch
@@ -112,4 +113,8 @@ def target_logprobs(policy: nn.Module, batch: MicroBatch, dtype: torch.dtype = t
 
     with torch.compiler.set_stance("force_eager"):  # too few and too various to be worth compiling for
         policy(batch, Objective(keep), dtype)
+    if isinstance(policy, FSDPModule):
+        # Sharding leaves the root's weights whole for a backward pass, which does not come here: until one does, what
+        # asks for the parameters, an optimizer to begin with, would get others than those that are trained.
+        policy.reshard()
     return torch.cat(kept) if kept else torch.zeros(0)

@@ -1,8 +1,9 @@
 """The state of a training: what a trial that was cut off needs to go on as if nothing had happened.
 
 A saved state is a directory `step-00000040` with one safetensors file per rank and `state.json`. It is written beside
-its place, flushed to the disk and renamed, so a directory under its final name is always whole, whatever dies meanwhile;
-the one before is removed only then. Nothing in it is a pickle. It is read back by as many ranks as wrote it.
+its place, flushed to the disk and renamed, so a directory under its final name is always whole, whatever dies
+meanwhile; the one before is removed only then. Damage that comes later is found by `check_files`. Nothing in it is a
+pickle. It is read back by as many ranks as wrote it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,13 +28,13 @@ from dft_sweeps.training.policy import Policy
 from dft_sweeps.training.sharding import Ranks, local
 
 VERSION = 1
-_HEADER = "state.json"
+_HEADER, _CHECKSUM = "state.json", "checksum"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _OLD = "old_logp."
 
 
 class StateError(RuntimeError):
-    """A saved state that is not this training's, or not whole."""
+    """A saved state that is not this training's, or not whole, or that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class StateHeader:
     world_size: int
     provenance: dict[str, str]
     version: int = VERSION
+
+    @property
+    def counts(self) -> dict[str, str]:
+        """What every rank's file repeats."""
+        return {name: str(getattr(self, name)) for name in ("step", "tokens", "samples", "world_size")}
 
 
 @dataclass
@@ -61,10 +69,17 @@ class TrainState:
     targets of other ranks."""
 
     def __post_init__(self) -> None:
-        self.optimizer = adamw([parameter for _, parameter in self.policy.trained_parameters()], self.settings)
+        parameters = [parameter for _, parameter in self.policy.trained_parameters()]
+        sharded = {isinstance(parameter, dist.tensor.DTensor) for parameter in parameters}
+        assert len(sharded) == 1, "whole for a pass and not resharded, some parameters are not those to be trained"
+        self.optimizer = adamw(parameters, self.settings)
 
     def save(self, directory: Path, ranks: Ranks, provenance: Mapping[str, str]) -> None:
-        """Writes the state below `directory` and removes the one before. Collective."""
+        """Writes the state below `directory` and removes the one before. Collective.
+
+        Raises:
+            StateError, OSError: it cannot be written; the one before still holds.
+        """
         target = directory / f"step-{self.step:08d}"
         partial = directory / f".{target.name}.partial"
         if ranks.rank == 0:
@@ -73,23 +88,18 @@ class TrainState:
             partial.mkdir(parents=True)
         ranks.barrier()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors()}
-        save_file(tensors, partial / _file(ranks.rank))
+        header = StateHeader(self.step, self.tokens, self.samples, ranks.world_size, dict(provenance))
+        metadata = header.counts | {_CHECKSUM: _checksum(tensors)}
+        try:
+            save_file(tensors, partial / _file(ranks.rank), metadata)
+        except SafetensorError as error:
+            raise StateError(f"{partial}: {error}") from error
         _flush(partial / _file(ranks.rank))
         ranks.barrier()
         if ranks.rank == 0:
-            self._commit(partial, target, ranks, provenance)
+            (partial / _HEADER).write_text(json.dumps(asdict(header), indent=1))
+            _commit(partial, target)
         ranks.barrier()
-
-    def _commit(self, partial: Path, target: Path, ranks: Ranks, provenance: Mapping[str, str]) -> None:
-        header = StateHeader(self.step, self.tokens, self.samples, ranks.world_size, dict(provenance))
-        (partial / _HEADER).write_text(json.dumps(asdict(header), indent=1))
-        _flush(partial / _HEADER)
-        _flush(partial)
-        partial.rename(target)
-        _flush(target.parent)
-        for other in _saved(target.parent):
-            if other != target:
-                shutil.rmtree(other)
 
     def load(self, directory: Path, ranks: Ranks) -> None:
         """Takes up the newest whole state below `directory`. Every rank reads its own file.
@@ -144,12 +154,65 @@ class TrainState:
 
 
 def read_header(directory: Path) -> StateHeader | None:
-    """The header of the newest whole state below `directory`; None where there is none, or one of another version."""
+    """The header of the newest state below `directory`; None where there is no state.
+
+    Raises:
+        StateError: it cannot be read, or is of another version.
+    """
     saved = _saved(directory)
     if not saved:
         return None
-    values = json.loads((saved[-1] / _HEADER).read_text())
-    return StateHeader(**values) if values["version"] == VERSION else None
+    file = saved[-1] / _HEADER
+    try:
+        values = json.loads(file.read_text())
+        if values["version"] == VERSION:
+            return StateHeader(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{file} is damaged ({error})") from error
+    raise StateError(f"{file} is of version {values['version']}, where {VERSION} is read")
+
+
+def check_files(directory: Path) -> None:
+    """Reads all files of the newest state below `directory`, and compares them with what they say of themselves.
+
+    Raises:
+        StateError: the file of a rank is missing or damaged, or is not of the state that the header tells of.
+    """
+    header = read_header(directory)
+    if header is None:
+        return
+    for rank in range(header.world_size):
+        file = _saved(directory)[-1] / _file(rank)
+        try:
+            with safe_open(file, "pt") as stored:
+                says = stored.metadata() or {}
+            checksum = _checksum(load_file(file))
+        except (OSError, SafetensorError) as error:
+            raise StateError(f"{file} is damaged ({error})") from error
+        if checksum != says.pop(_CHECKSUM, None):
+            raise StateError(f"{file} is damaged: its tensors are not those that were saved")
+        if says != header.counts:
+            raise StateError(f"{file} is not of the state its header tells of")
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Against accidents only, so CRC-32, which is several times as fast as a cryptographic hash."""
+    total = 0
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {_kind(tensor)}".encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
+
+
+def _commit(partial: Path, target: Path) -> None:
+    """Gives a state its final name, and removes those before."""
+    _flush(partial / _HEADER)
+    _flush(partial)
+    partial.rename(target)
+    _flush(target.parent)
+    for other in _saved(target.parent):
+        if other != target:
+            shutil.rmtree(other)
 
 
 def _saved(directory: Path) -> list[Path]:

@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of a measured process (default 2)")
     parser.add_argument("--out", type=Path, default=Path("build"), metavar="DIRECTORY", help="default build")
     options = parser.parse_args(arguments)
+    if min(options.rounds, options.threads) < 1:
+        parser.error("--rounds and --threads are at least 1")
     machine = Machine(options.threads, 2 if options.quick else options.rounds, options.quick)
     started = time.perf_counter()
     rows: list[Row] = []

@@ -1,13 +1,13 @@
 """One row of the benchmark: a figure of ours beside a peer's, measured in one run on one machine.
 
-`make bench` gathers rows from the parts (`train.py`, `head.py`, ...), each of which offers ``rows(machine)``, and writes
-them to build/bench.json and build/bench.md. A part that cannot measure here gives the row with its reason instead
-(`not_run`), so that no claim disappears from the table because a machine is too small for it.
+`make bench` gathers rows from the parts, each of which offers ``rows(machine)``, and writes them to build/bench.json
+and build/bench.md. A part that cannot measure here gives the row with its reason instead (`not_run`), so that no claim
+disappears from the table because a machine is too small for it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -64,10 +64,6 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """As in bench.json, the ratio included."""
         return asdict(self) | {"ratio": self.ratio}
-
-    def without_figures(self, reason: str) -> Row:
-        """The same claim, not run for this reason."""
-        return replace(self, ours=None, peer=None, interval=None, not_run=reason)
 
 
 def installed_versions() -> dict[str, str]:

@@ -68,24 +68,22 @@ class Measured:
 def rows(shape: Shape, machine: Machine) -> Iterator[Row]:
     """The rows of one model: TRL's best configuration and its default one."""
     drafts = {
-        what: Row(
-            name=f"dft_tokens_per_second_vs_trl_{what}{shape.suffix}",
-            peer_name=f'TRL {installed_versions()["trl"]} SFTTrainer(loss_type="dft"), {what} configuration',
-            unit="target tokens/s",
-            detail=f"{shape.description}; float32, {machine.threads} threads",
-            not_run="not measured yet",
-        )
+        what: {
+            "name": f"dft_tokens_per_second_vs_trl_{what}{shape.suffix}",
+            "peer_name": f'TRL {installed_versions()["trl"]} SFTTrainer(loss_type="dft"), {what} configuration',
+            "unit": "target tokens/s",
+            "detail": f"{shape.description}; float32, {machine.threads} threads",
+        }
         for what in ("best", "default")
     }
-    reason = missing()
-    if reason:
-        yield from (row.without_figures(reason) for row in drafts.values())
+    if reason := missing():
+        yield from (Row(**draft, not_run=reason) for draft in drafts.values())
         return
     with tempfile.TemporaryDirectory() as directory:
         data = prepare(shape, Path(directory))
         sides = measure(Path(directory), candidates(data.longest), machine)
-    for what, row in drafts.items():
-        yield filled(row, what, sides, data.sentence)
+    for what, draft in drafts.items():
+        yield row_of(draft, what, sides, data.sentence)
 
 
 def missing() -> str | None:
@@ -136,33 +134,29 @@ def take_turns(workers: Mapping[str, Worker], machine: Machine) -> dict[str, lis
     return seconds
 
 
-def filled(row: Row, what: str, sides: Mapping[str, Measured], data: str) -> Row:
-    """The row with its figures, or without them where the sides did not train the same."""
+def row_of(draft: dict[str, str], what: str, sides: Mapping[str, Measured], data: str) -> Row:
+    """The row on TRL's ``best`` or ``default`` configuration, without figures where the sides did not train the same.
+
+    The best is the fastest of those that took part in all rounds and trained the same.
+    """
     ours = sides["ours"]
-    agreeing = [name for name in sides if name != "ours" and disagreement(ours.sums, sides[name].sums) is None]
+    wrong = {name: disagreement(ours.sums, side.sums) for name, side in sides.items()}
     others = [name for name in sides if name not in ("ours", "default")]
-    best = max(
-        (name for name in others if name in agreeing and len(sides[name].seconds) == len(ours.seconds)),
-        key=lambda name: sides[name].rate(),
-        default=None,
-    )
-    chosen = best if what == "best" else "default"
-    if chosen is None or chosen not in agreeing:
-        wrong = [f"{name}: {disagreement(ours.sums, side.sums)}" for name, side in sides.items() if name != "ours"]
-        return row.without_figures(f"invalid, the sides do not train the same ({'; '.join(wrong)})")
+    fit = [name for name in others if not wrong[name] and len(sides[name].seconds) == len(ours.seconds)]
+    chosen = "default" if what == "default" else max(fit, key=lambda name: sides[name].rate(), default=None)
+    if chosen is None or wrong[chosen]:
+        found = "; ".join(f"{name}: {difference}" for name, difference in wrong.items() if difference)
+        return Row(**draft, not_run=f"invalid, the sides do not train the same ({found})")
     peer = sides[chosen]
-    tried = ", ".join(f"{name} {sides[name].sums['targets'] / sides[name].seconds[0]:.0f}" for name in others)
-    return Row(
-        name=row.name,
-        peer_name=row.peer_name if what == "default" else f"{row.peer_name}: {chosen}",
-        unit=row.unit,
-        ours=ours.rate(),
-        peer=peer.rate(),
-        detail=f"{row.detail}; {data}; one optimizer batch of {SAMPLES} samples a round, medians of "
+    first = ", ".join(f"{name} {sides[name].sums['targets'] / sides[name].seconds[0]:.0f}" for name in others)
+    detail = (
+        f"{draft['detail']}; {data}; one optimizer batch of {SAMPLES} samples a round, medians of "
         f"{len(ours.seconds)} interleaved rounds after a warm-up; first step's loss {ours.sums['loss']:.6g} and "
         f"{peer.sums['loss']:.6g} on {ours.sums['targets']} targets; peak memory {ours.sums['peak_mib']:.0f} and "
-        f"{peer.sums['peak_mib']:.0f} MiB; configurations tried, first round: {tried}",
+        f"{peer.sums['peak_mib']:.0f} MiB; TRL's configurations by the first round of each: {first}"
     )
+    peer_name = draft["peer_name"] if what == "default" else f"{draft['peer_name']}: {chosen}"
+    return Row(**draft | {"detail": detail, "peer_name": peer_name}, ours=ours.rate(), peer=peer.rate())
 
 
 def disagreement(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str | None:

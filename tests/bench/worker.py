@@ -7,11 +7,11 @@ error.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,26 +23,35 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+_NUMBERS = itertools.count(1)
+
+
+class WorkerEnded(RuntimeError):
+    """The process ended before its time; its last lines are in the message."""
 
 
 class Worker:
     """A side that waits for us between rounds. Its first round, which is not timed, is over on entering.
 
     Raises:
-        RuntimeError: the process ended before its time; its last lines are in the message.
+        WorkerEnded: here and in every method.
     """
 
     def __init__(self, side: str, directory: Path, options: Mapping[str, Any], threads: int) -> None:
-        self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.worker", side, str(directory), json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            cwd=Path(__file__).parents[2],
-            env=os.environ | _QUIET | {"OMP_NUM_THREADS": str(threads)},
-            text=True,
-        )
+        self.errors = directory / f"{side}-{next(_NUMBERS)}.log"
+        environment = os.environ | _QUIET | {"OMP_NUM_THREADS": str(threads)}
+        if on_cpu(options):
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        with self.errors.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.worker", side, str(directory), json.dumps(options)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=Path(__file__).parents[2],
+                env=environment,
+                text=True,
+            )
 
     def __enter__(self) -> Worker:
         self._read()
@@ -66,16 +75,19 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.process.kill()
         self.process.wait()
-        self.errors.close()
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
-            self.errors.seek(0)
-            raise RuntimeError(f"{' '.join(self.process.args)} ended early:\n{self.errors.read()[-4000:]}")
+            raise WorkerEnded(f"{self.errors.stem} ended early:\n{self.errors.read_text()[-4000:]}")
         return json.loads(line)
+
+
+def on_cpu(options: Mapping[str, Any]) -> bool:
+    """Whether a side's options, ours or TRL's, keep it off GPUs."""
+    return options.get("device") == "cpu" or bool(options.get("use_cpu"))
 
 
 def main() -> None:
@@ -88,7 +100,7 @@ def main() -> None:
     from tests.bench.sides import SIDES
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    device = "cpu" if options.get("use_cpu") or options.get("device") == "cpu" else "cuda"
+    device = "cpu" if on_cpu(options) else "cuda"
     SIDES[side](directory, options, lambda steps: Rounds(steps, device, sys.stdin, reports)).close()
 
 

@@ -89,6 +89,9 @@ def test_a_killed_worker_fails_its_trial_alone(tmp_path: Path) -> None:
     assert disturbed.code == 1, disturbed.text
     assert re.search("objective=sft: FAILED: .*(died|unexpectedly|dead)", disturbed.text)
     assert "1 trials finished, 0 reused, 1 failed" in disturbed.text
+    assert "Traceback" not in disturbed.text
+    trace = re.search("objective=sft: its driver failed; (.*) has the trace", disturbed.text)
+    assert trace is not None and "drive_trial" in Path(trace[1]).read_text()
     assert disturbed.left == []
     reader = Reader(f"sqlite:///{tmp_path / 'mlflow.db'}")
     sweep = reader.find_sweep("end-to-end")

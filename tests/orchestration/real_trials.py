@@ -35,7 +35,7 @@ trial:
     benchmarks:
       - {name: arithmetic_1, limit: 2}
     every: 4
-    histogram: {samples: 4, bins: 20}
+    histogram: {samples: 4, edges: [0, 0.01, 0.5, 1]}
     samplings:
       sampled: {max_new_tokens: 8}
 execution: {micro_batch_tokens: 256, pack_length: 256, save_every_s: 0}

@@ -108,10 +108,13 @@ def test_trials_of_one_data_share_it_whatever_their_preset(directory: Path) -> N
 
 def test_a_histogram_is_measured_where_it_is_not_the_default(directory: Path) -> None:
     plain = prepared(directory)
-    stated = prepared(directory, SPEC, "trial.evaluation.histogram={samples: 32, bins: 20}")
+    edges = [0, 1e-4, 1e-3, 0.01, *(tenth / 10 for tenth in range(1, 10)), 1]
+    stated = prepared(directory, SPEC, f"trial.evaluation.histogram={{samples: 32, edges: {edges}}}")
     other = prepared(directory, SPEC, "trial.evaluation.histogram={every: 2}")
+    coarse = prepared(directory, SPEC, "trial.evaluation.histogram={edges: [0, 0.5, 1]}")
     assert (stated.measures, stated.sweep_id) == (plain.measures, plain.sweep_id)
     assert other.measures != plain.measures and other.sweep_id != plain.sweep_id
+    assert len({coarse.measures, other.measures, plain.measures}) == 3
     assert [trial.training_id for trial in other.trials] == [trial.training_id for trial in plain.trials]
 
 

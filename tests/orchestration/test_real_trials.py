@@ -37,11 +37,11 @@ def test_a_run_holds_every_row_and_the_histograms_of_the_evaluated_steps(whole: 
     assert whole.outcome.finished == 1
     curves = whole.curves()
     assert [step for step, _ in curves["train/nll"]] == list(range(1, STEPS + 1))
-    bins = [curves[f"probability/bin_{index:02d}"] for index in range(20)]
+    bins = [curves[f"probability/bin_{index:02d}"] for index in range(3)]
     for rows in zip(*bins, strict=True):
         assert sum(share for _, share in rows) == pytest.approx(1)
     assert [step for step, _ in bins[0]] == [step for step, _ in curves["eval/arithmetic_1/accuracy"]] == [0, 4, 8, 12]
-    assert bins[19][3][1] > bins[19][0][1]  # it has learned
+    assert bins[2][3][1] > bins[2][0][1]  # it has learned
     assert not whole.files().resume_directory.exists()
     assert whole.trials[0].resumed_at is None
 
@@ -51,7 +51,7 @@ def test_a_run_tells_under_what_conditions_it_was_trained(whole: Swept) -> None:
     tags = run.data.tags
     assert (tags["dft.workers"], tags["dft.threads"], tags["dft.micro_batch_tokens"]) == ("1", "1", "256")
     assert tags["dft.attention"] and tags["dft.device"]
-    assert "torch " in tags["dft.versions"]
+    assert all(name in tags["dft.versions"] for name in ("torch ", "transformers ", "peft "))
 
 
 def test_a_killed_trial_goes_on_where_it_was_and_its_curves_are_those_of_the_whole_one(

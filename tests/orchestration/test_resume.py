@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,9 +15,14 @@ from dft_sweeps.orchestration.prepare import PreparedSweep, prepare
 from dft_sweeps.orchestration.resume import Start, find_start
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.spec.load import load_sweep
+from dft_sweeps.spec.models import ExecutionSpec
+from dft_sweeps.training.loop import train
 from dft_sweeps.training.model_files import EMBEDDED, weights_digest
-from dft_sweeps.training.state import StateHeader
+from dft_sweeps.training.policy import Policy
+from dft_sweeps.training.sharding import Ranks
+from dft_sweeps.training.state import TrainState
 from tests.orchestration.real_trials import SPEC
+from tests.training.tiny_policy import random_samples, tiny_model, train_spec
 
 SAVED = 6
 CANARY = Canary(((1, 2),), ((-1.0,),))
@@ -44,7 +47,7 @@ def files(prepared: PreparedSweep, tmp_path: Path) -> TrialFiles:
         directory = files.checkpoint_directory(step)
         shutil.copytree(EMBEDDED, directory)
         files.add_checkpoint(Checkpoint(step, str(directory), digest, CANARY))
-    save(files, StateHeader(SAVED, 10, 48, 1, {}))
+    state(SAVED).save(files.resume_directory, Ranks(), {})
     return files
 
 
@@ -52,10 +55,12 @@ def row(step: int) -> StepRow:
     return StepRow(step, step, {"train/objective": 1.0} if step else {"probability/bin_00": 1.0})
 
 
-def save(files: TrialFiles, header: StateHeader) -> None:
-    directory = files.resume_directory / f"step-{header.step:08d}"
-    directory.mkdir(parents=True)
-    (directory / "state.json").write_text(json.dumps(asdict(header)))
+def state(step: int) -> TrainState:
+    """Of a tiny policy, which passes for the trial's."""
+    trained = TrainState(Policy(tiny_model()), train_spec(steps=1))
+    list(train(trained, random_samples(4), frozenset(), ExecutionSpec(), Ranks()))
+    trained.step = step
+    return trained
 
 
 def start(files: TrialFiles, prepared: PreparedSweep, workers: int = 1) -> Start:
@@ -100,10 +105,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda files: rewrite(files, [row(step) for step in range(SAVED)]),
         "the rows of the steps 6 are lost",
     ),
-    "histograms of other bins": (
-        lambda files: (files.directory / "histogram.json").write_text('{"every": null, "samples": 4, "bins": 10}'),
-        "its histograms were taken as {'every': None, 'samples': 4, 'bins': 10}, "
-        "and are wanted as {'every': None, 'samples': 4, 'bins': 20}",
+    "histograms of other edges": (
+        lambda files: (files.directory / "histogram.json").write_text('{"every": null, "samples": 4, "edges": [0, 1]}'),
+        "its histograms were taken as {'every': None, 'samples': 4, 'edges': [0, 1]}, "
+        "and are wanted as {'every': None, 'samples': 4, 'edges': [0.0, 0.01, 0.5, 1.0]}",
     ),
     "a checkpoint is missing": (
         lambda files: shutil.rmtree(files.checkpoint_directory(4)),
@@ -122,6 +127,32 @@ CHANGES: dict[str, tuple[Change, str]] = {
         "it was trained before, but its checkpoints of the steps 8, 12 are missing or damaged",
     ),
 }
+
+
+STATE = Path("resume", "step-00000006")
+DAMAGES: dict[str, tuple[Path, Callable[[bytes], bytes], str]] = {
+    "the header is cut off": (STATE / "state.json", lambda content: content[:-5], "is damaged"),
+    "the header tells of another step": (
+        STATE / "state.json",
+        lambda content: content.replace(b'"step": 6', b'"step": 4'),
+        "is not of the state its header tells of",
+    ),
+    "a bit is flipped": (
+        STATE / "rank-00000.safetensors",
+        lambda content: content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
+        "is damaged: its tensors are not those that were saved",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_state_is_not_taken_up(name: str, files: TrialFiles, prepared: PreparedSweep) -> None:
+    file, damage, message = DAMAGES[name]
+    path = files.directory / file
+    path.write_bytes(damage(path.read_bytes()))
+    found = start(files, prepared)
+    assert found.step == 0
+    assert found.note.startswith(f"its state cannot be taken up: {files.resume_directory}") and message in found.note
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -9,7 +9,7 @@ from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
 from dft_sweeps.orchestration.trial_files import TrialFiles
 
-HISTOGRAM = {"every": None, "samples": 32, "bins": 20}
+HISTOGRAM = {"every": None, "samples": 32, "edges": [0.0, 0.5, 1.0]}
 
 
 def checkpoint(step: int) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -48,11 +49,11 @@ def write_sweep(
     sweep_id: str = "s-0123456789abcdef",
     steps: int = 60,
     every: int = 10,
-    bins: int = 0,
+    edges: Sequence[float] = (),
 ) -> str:
     """Every trial but the last is finished. Returns the parent's run id.
 
-    With `bins`, histograms of the targets' probabilities are logged at the evaluated steps.
+    With `edges`, histograms of the targets' probabilities are logged at the evaluated steps.
 
     Ungradable are 2 completions of the base model, and 5 of each of the two trials at 1e-3 at the first step after it.
     """
@@ -62,7 +63,7 @@ def write_sweep(
         variant, kind, rate = axes["variant"], axes["train.objective.kind"], axes["train.learning_rate"]
         fields = {
             "train": {"objective": {"kind": kind}, "learning_rate": rate},
-            "evaluation": {"histogram": {"samples": 32}},
+            "evaluation": {"histogram": {"samples": 32} | ({"edges": edges} if edges else {})},
             "resolved": {"graders": dict(zip(BENCHMARKS, GRADERS, strict=True))},
             "data": {"source": {"kind": "arithmetic", "wrong_steps": 0.05 if variant == "wrong-steps" else 0.0}},
         }
@@ -70,7 +71,7 @@ def write_sweep(
             fields["resolved"]["steps"] = steps  # absent from trials that an earlier version recorded
         run = tracker.open_trial(parent, trial["training_id"], trial["name"], flatten(fields), {})
         tracker.log(run, [*_training(kind, rate, steps), *_evaluation(variant, kind, rate, steps, every)])
-        tracker.log(run, [row for step in range(0, steps + 1, every) for row in _histogram(kind, rate, step, bins)])
+        tracker.log(run, [row for step in range(0, steps + 1, every) for row in _histogram(kind, rate, step, edges)])
         if trial != trials()[-1]:
             tracker.finish(run, "FINISHED")
     tracker.finish(parent, "FINISHED")
@@ -128,17 +129,17 @@ def _of_paper(prefix: str, step: int, accuracy: float) -> list[MetricRow]:
     ]
 
 
-def _histogram(kind: str, rate: float, step: int, bins: int) -> list[MetricRow]:
-    shares = histogram(kind, rate, step, bins) if bins else []
+def _histogram(kind: str, rate: float, step: int, edges: Sequence[float]) -> list[MetricRow]:
+    shares = histogram(kind, rate, step, edges) if edges else []
     return [MetricRow(names.probability_bin(index), step, share, 1_000 * step) for index, share in enumerate(shares)]
 
 
-def histogram(kind: str, rate: float, step: int, bins: int, targets: int = 6_000) -> list[float]:
+def histogram(kind: str, rate: float, step: int, edges: Sequence[float], targets: int = 6_000) -> list[float]:
     """Shares of `targets` tokens, dense at both ends of [0, 1]: SFT thins the low end, DFT all but the ends."""
     trained = (1 - math.exp(-step / 14)) * (0.8 if rate < 5e-4 else 1.0)
     goal = {"sft": (0.08, 0.6, 0.05), "dft": (0.18, 0.15, 0.02)}[kind]
     weight, low, high = (base + trained * (end - base) for base, end in zip((0.15, 0.5, 0.08), goal, strict=True))
-    edges = [index / bins for index in range(bins + 1)]
+    bins = len(edges) - 1
     below = [weight * edge**low + (1 - weight) * (1 - (1 - edge) ** high) for edge in edges]
     noise = random.Random(f"{kind}{rate}{step}" if step else "base")
     drawn = [bisect.bisect(below, noise.random(), hi=bins) - 1 for _ in range(targets)]

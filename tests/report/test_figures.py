@@ -16,9 +16,12 @@ from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurve
 from dft_sweeps.report.figures import accuracy_figure, save, training_figure
 from dft_sweeps.report.probabilities import probability_figure
 from dft_sweeps.report.style import Styles
+from dft_sweeps.spec.models import HistogramSpec
+from tests.report.synthetic_sweep import histogram
 
 SAMPLED = Sampling("sampled", "eval", "temperature 1, 16 samples per question")
 OBJECTIVE, RATE, BATCH = "train.objective.kind", "train.learning_rate", "train.batch_size"
+EDGES = HistogramSpec().edges
 NOTE = "Trained on demonstrations with wrong steps (5%); wrong steps favour DFT over SFT."
 
 GRIDS = {
@@ -58,7 +61,8 @@ def made_up(axes: dict[str, list[str]], benchmarks: tuple[str, ...], steps: int 
                 values=dict(zip(axes, values, strict=True)),
                 accuracy={("eval", name): measured for name in benchmarks},
                 training={"nll": trained, "objective": trained},
-                histograms={0: (0.1, 0.002, 0.898), steps: (0.2, 0.001, 0.799)},
+                edges=EDGES,
+                histograms={step: tuple(histogram("sft", 3e-4, step, EDGES)) for step in (0, steps)},
             )
         )
     name = "made-up" if "variant" not in axes else 8 * "made-up-"

@@ -95,6 +95,6 @@ OUTSIDE: dict[str, Any] = {
     "evaluation.samplings": {"greedy": {"temperature": 0.0}},
     "evaluation.histogram.every": 5,
     "evaluation.histogram.samples": 8,
-    "evaluation.histogram.bins": 10,
+    "evaluation.histogram.edges": [0.0, 0.5, 1.0],
 }
 """Fields that content digests stand for, or that decide only what is measured (None: of another kind of source)."""

@@ -71,7 +71,10 @@ trial:
   evaluation:
     benchmarks: [arithmetic_1]
     samplings: {sampled: {}}
-    histogram: {every: null, samples: 32, bins: 20}
+    histogram:
+      every: null
+      samples: 32
+      edges: [0, 1e-4, 1e-3, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 """
 """Every field at what is its default today, spelled out."""
 

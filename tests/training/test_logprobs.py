@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from dft_sweeps.data.encode import Sample
+from dft_sweeps.spec.models import HistogramSpec
 from dft_sweeps.training.histogram import probability_histogram
 from dft_sweeps.training.logprobs import all_logprobs, load_column, save_column
 from dft_sweeps.training.policy import Policy
@@ -37,15 +40,33 @@ def test_a_column_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_the_histogram_counts_every_target_of_its_samples_once() -> None:
-    policy = Policy(tiny_model())
-    shares = probability_histogram(policy, SAMPLES, len(SAMPLES), 20, execution(), Ranks())
+    edges = HistogramSpec().edges
+    shares = probability_histogram(Policy(tiny_model()), SAMPLES, len(SAMPLES), edges, execution(), Ranks())
     probabilities = np.exp(np.concatenate([alone(s.ids, s.prompt_length) for s in SAMPLES if s.targets]))
-    counts, _ = np.histogram(probabilities, bins=20, range=(0, 1))
-    np.testing.assert_allclose(shares, counts / len(probabilities), atol=1e-9)
+    expected = [np.mean((low <= probabilities) & (probabilities < high)) for low, high in itertools.pairwise(edges)]
+    np.testing.assert_allclose(shares, expected, atol=1e-9)
+    assert sum(share > 0 for share in shares) > 3
+
+
+def test_a_probability_at_an_edge_is_in_the_bin_above_and_a_certain_one_in_the_last() -> None:
+    policy = Policy(tiny_model())
+    found = np.sort(np.exp(np.concatenate(all_logprobs(policy, SAMPLES, execution(), Ranks())).astype(np.float64)))
+    edge, count = float(found[100]), len(found)
+    below = probability_histogram(policy, SAMPLES, len(SAMPLES), (0.0, edge, 1.0), execution(), Ranks())
+    assert below == [100 / count, (count - 100) / count]
+
+    certain = tiny_model()
+    with torch.no_grad():
+        certain.get_output_embeddings().weight.mul_(1e6)
+        chosen = certain(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1].argmax().item()
+    likeliest, other = Sample((5, 6, 7, int(chosen)), 3), Sample((5, 6, 7, int(chosen) - 1), 3)
+    shares = probability_histogram(Policy(certain), [likeliest, other], 2, (0.0, 0.5, 1.0), execution(), Ranks())
+    assert shares == [0.5, 0.5]
 
 
 def test_the_histogram_is_of_a_fixed_subset() -> None:
     policy = Policy(tiny_model())
-    few = probability_histogram(policy, SAMPLES, 5, 1000, execution(), Ranks())
-    assert few == probability_histogram(policy, SAMPLES, 5, 1000, execution(), Ranks())
-    assert few != probability_histogram(policy, SAMPLES, 30, 1000, execution(), Ranks())
+    edges = np.linspace(0, 1, 1001).tolist()
+    few = probability_histogram(policy, SAMPLES, 5, edges, execution(), Ranks())
+    assert few == probability_histogram(policy, SAMPLES, 5, edges, execution(), Ranks())
+    assert few != probability_histogram(policy, SAMPLES, 30, edges, execution(), Ranks())

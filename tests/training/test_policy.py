@@ -112,7 +112,7 @@ def test_a_policy_is_loaded_as_the_specs_say() -> None:
     mixed = load_policy(EMBEDDED, ModelSpec(dtype="bfloat16"))
     assert (mixed.dtype, mixed.model.dtype) == (torch.bfloat16, torch.float32)
     with pytest.raises(SpecError, match=r"attention is flex_attention, but for .* there is only: by_sample, sdpa"):
-        load_policy(EMBEDDED, execution=ExecutionSpec(attention="flex_attention"))
+        load_policy(EMBEDDED, execution=ExecutionSpec(attention="flex_attention", gpus_per_worker=1))
 
 
 def test_a_model_with_dropout_is_trained_without_it(tmp_path: Path) -> None:

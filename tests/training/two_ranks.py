@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from dft_sweeps.spec.models import ExecutionSpec, LoraSpec
 from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
 from dft_sweeps.training.decoder import prepare_layers
-from dft_sweeps.training.logprobs import all_logprobs
+from dft_sweeps.training.logprobs import Column, all_logprobs
 from dft_sweeps.training.loop import CheckpointReady, NonFiniteError, StepDone, train
 from dft_sweeps.training.lora import add_adapters
 from dft_sweeps.training.model_checks import settle_attention
@@ -140,17 +140,24 @@ def _resumed(ranks: Ranks, directory: Path, objective: str) -> tuple[list[dict[s
     samples, limits = random_samples(20), execution(MICRO_BATCH_TOKENS)
     settings = train_spec(objective, batch_size=6, steps=4, learning_rate=5e-3)
 
-    def fresh() -> TrainState:
-        return TrainState(ranks.shard(Policy(tiny_model())), settings)
+    def fresh() -> tuple[TrainState, Column | None]:
+        """As a trial has it: the policy is its own reference before it is trained."""
+        policy = ranks.shard(Policy(tiny_model()))
+        reference = all_logprobs(policy, samples, limits, ranks) if objective == "iw_sft" else None
+        return TrainState(policy, settings), reference
 
-    reference = all_logprobs(fresh().policy, samples, limits, ranks) if objective == "iw_sft" else None
-    whole = curve(list(train(fresh(), samples, frozenset(), limits, ranks, reference)))
-    state = fresh()
-    before = curve(list(itertools.islice(train(state, samples, frozenset(), limits, ranks, reference), 2)))
+    def steps(state: TrainState, reference: Column | None, last: int = 4) -> list[dict[str, float]]:
+        events = train(state, samples, frozenset(), limits, ranks, reference)
+        return curve(list(itertools.islice(events, last - state.step)))
+
+    whole = steps(*fresh())
+    state, reference = fresh()
+    before = steps(state, reference, last=2)
+    all_logprobs(state.policy, samples, limits, ranks)  # as for a histogram
     state.save(directory, ranks, {})
-    again = fresh()
-    again.load(directory, ranks)
-    return whole, before + curve(list(train(again, samples, frozenset(), limits, ranks, reference)))
+    state, reference = fresh()
+    state.load(directory, ranks)
+    return whole, before + steps(state, reference)
 
 
 def _non_finite(ranks: Ranks) -> str:
