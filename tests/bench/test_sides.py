@@ -41,7 +41,7 @@ def first_round(side: str, directory: Path, options: dict[str, Any]) -> dict[str
 
 
 def test_trl_trains_on_our_targets(directory: Path, tmp_path: Path) -> None:
-    trainer = sides.trl_trainer(directory, trl_options("16 padded"), tmp_path)
+    trainer = sides.trl_trainer(directory, trl_options("2 grouped"), tmp_path)
     ours = workload.encoded_samples(workload.read_samples(directory), trainer.processing_class)
     for sample, theirs in zip(ours, trainer.train_dataset, strict=True):
         assert theirs["input_ids"] == list(sample.ids)

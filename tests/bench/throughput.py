@@ -2,9 +2,9 @@
 
 Both sides train the same weights on the same samples in float32 and take the same optimizer batch in every round. Their
 target masks and the loss of the first step must agree, or there are no figures. TRL has a row as it comes, and one in
-its best configuration: every candidate is timed once, the fastest two take part in all rounds, and the better median
-counts. On a CPU its packed rows are attended to densely under a mask, which is correct (the losses would not agree if
-samples saw each other) and slow, so what wins is short rows of similar length or rows of one sample.
+its best configuration: every candidate is tried, the fastest (and the second if it is close) take part in all rounds,
+and the better median counts. On a CPU its packed rows are attended to densely under a mask. That is correct, for the
+losses would not agree if samples saw each other, and slow, so what wins is rows of one sample or of similar lengths.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ AGREEMENT = 1e-4
 LONG_ENOUGH = 20.0
 """Seconds a side is measured for, if its five rounds are shorter, in up to five times as many rounds."""
 
+TRIED_FOR = 5.0
+"""Seconds a candidate is tried for, at least a round."""
+CLOSE = 1.1
+"""The second candidate takes part in all rounds if it is less than this many times slower than the first."""
+
 OURS = {"device": "cpu", "dtype": "float32"}
 _CPU = {"bf16": False, "use_cpu": True}
 _FAST = _CPU | {"gradient_checkpointing": False, "logging_strategy": "no"}
@@ -43,7 +48,6 @@ def candidates(longest: int) -> dict[str, dict[str, Any]]:
         "one sample at a time": _FAST | _batches_of(1),
         "2 grouped by length": _GROUPED | _batches_of(2),
         "4 grouped by length": _GROUPED | _batches_of(4),
-        "16 padded": _FAST | _batches_of(16),
         "4 padding-free": _FAST | _batches_of(4) | {"padding_free": True, "max_length": None},
         f"packed (bfd) in rows of {row}": _FAST | {"packing": True, "max_length": row},
     }
@@ -59,6 +63,8 @@ class Measured:
 
     seconds: list[float] = field(default_factory=list)
     sums: dict[str, Any] = field(default_factory=dict)
+    throughout: bool = False
+    """Whether it took part in all rounds, and was not just tried."""
 
     def rate(self) -> float:
         """Target tokens per second, by the median round."""
@@ -94,24 +100,32 @@ def missing() -> str | None:
 
 
 def measure(directory: Path, tried: Mapping[str, Mapping[str, Any]], machine: Machine) -> dict[str, Measured]:
-    """Every candidate's first timed round, and the rounds of ours, TRL's default and the two fastest candidates."""
-    if machine.quick:
-        tried = dict(list(tried.items())[1:3])
+    """What every side took: ours, TRL's default and its fastest candidates in all rounds, the others when tried."""
     found: dict[str, Measured] = {}
-    for name, options in tried.items():
-        with Worker("trl", directory, options, machine.threads) as worker:
-            found[name] = Measured([worker.round()], worker.finish())
-        say(f"TRL, {name}: {found[name].seconds[0]:.2f} s")
-    fastest = sorted(tried, key=lambda name: found[name].seconds[0])[:2]
-    sides = {"ours": ("ours", OURS), "default": ("trl", DEFAULT)} | {name: ("trl", tried[name]) for name in fastest}
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(Worker(side, directory, options, machine.threads))
-            for name, (side, options) in sides.items()
-        }
-        taken = take_turns(workers, machine)
-        finished = {name: Measured(taken[name], worker.finish()) for name, worker in workers.items()}
-    return found | finished
+
+        def start(side: str, options: Mapping[str, Any]) -> Worker:
+            return stack.enter_context(Worker(side, directory, options, machine.threads))
+
+        workers: dict[str, Worker] = {}
+        for name, options in list(tried.items())[1:3] if machine.quick else tried.items():
+            workers[name] = start("trl", options)
+            found[name] = Measured(tried_out(workers[name]))
+            say(f"TRL, {name}: {median(found[name].seconds):.2f} s")
+            by_speed = sorted(workers, key=lambda name: median(found[name].seconds))
+            for slow in by_speed[1:]:
+                if slow != by_speed[1] or median(found[slow].seconds) > CLOSE * median(found[by_speed[0]].seconds):
+                    found[slow].sums = workers.pop(slow).finish()
+        workers |= {"ours": start("ours", OURS), "default": start("trl", DEFAULT)}
+        for name, seconds in take_turns(workers, machine).items():
+            found[name] = Measured(seconds, workers[name].finish(), throughout=True)
+    return found
+
+
+def tried_out(worker: Worker) -> list[float]:
+    """Seconds of a few rounds if they are short, or of one."""
+    first = worker.round()
+    return [first, *(worker.round() for _ in range(min(4, int(TRIED_FOR / first))))]
 
 
 def take_turns(workers: Mapping[str, Worker], machine: Machine) -> dict[str, list[float]]:
@@ -142,18 +156,18 @@ def row_of(draft: dict[str, str], what: str, sides: Mapping[str, Measured], data
     ours = sides["ours"]
     wrong = {name: disagreement(ours.sums, side.sums) for name, side in sides.items()}
     others = [name for name in sides if name not in ("ours", "default")]
-    fit = [name for name in others if not wrong[name] and len(sides[name].seconds) == len(ours.seconds)]
+    fit = [name for name in others if sides[name].throughout and not wrong[name]]
     chosen = "default" if what == "default" else max(fit, key=lambda name: sides[name].rate(), default=None)
     if chosen is None or wrong[chosen]:
         found = "; ".join(f"{name}: {difference}" for name, difference in wrong.items() if difference)
         return Row(**draft, not_run=f"invalid, the sides do not train the same ({found})")
     peer = sides[chosen]
-    first = ", ".join(f"{name} {sides[name].sums['targets'] / sides[name].seconds[0]:.0f}" for name in others)
+    tried = ", ".join(f"{name} {sides[name].rate():.0f}" for name in others)
     detail = (
         f"{draft['detail']}; {data}; one optimizer batch of {SAMPLES} samples a round, medians of "
-        f"{len(ours.seconds)} interleaved rounds after a warm-up; first step's loss {ours.sums['loss']:.6g} and "
+        f"{len(ours.seconds)} interleaved rounds after a warm-up, neither side compiled; first step's loss {ours.sums['loss']:.6g} and "
         f"{peer.sums['loss']:.6g} on {ours.sums['targets']} targets; peak memory {ours.sums['peak_mib']:.0f} and "
-        f"{peer.sums['peak_mib']:.0f} MiB; TRL's configurations by the first round of each: {first}"
+        f"{peer.sums['peak_mib']:.0f} MiB; TRL's configurations, in target tokens/s: {tried}"
     )
     peer_name = draft["peer_name"] if what == "default" else f"{draft['peer_name']}: {chosen}"
     return Row(**draft | {"detail": detail, "peer_name": peer_name}, ours=ours.rate(), peer=peer.rate())

@@ -84,6 +84,7 @@ def test_a_trial_taken_up_under_other_conditions_is_marked(tmp_path: Path, clust
     assert trial.mixed_provenance == f"from step {trial.resumed_at}: micro_batch_tokens 256 -> 512"
 
 
+@pytest.mark.slow
 def test_trials_of_one_model_and_data_share_the_reference(tmp_path: Path, cluster: None) -> None:
     swept = sweep(tmp_path / "storage", *IW_SFT, concurrent=2)
     assert swept.outcome.finished == 2
@@ -95,6 +96,7 @@ def test_trials_of_one_model_and_data_share_the_reference(tmp_path: Path, cluste
     assert row.metrics["train/objective"] == pytest.approx(row.metrics["train/nll"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_finite_fails_its_trial_and_is_named(tmp_path: Path, cluster: None) -> None:
     rows = [{"prompt": f"{n}+1=", "completion": f"{n + 1}"} for n in range(40)]
     rows[17]["completion"] = "Q"  # no other sample has this token
