@@ -165,7 +165,8 @@ def row_of(draft: dict[str, str], what: str, sides: Mapping[str, Measured], data
     tried = ", ".join(f"{name} {sides[name].rate():.0f}" for name in others)
     detail = (
         f"{draft['detail']}; {data}; one optimizer batch of {SAMPLES} samples a round, medians of "
-        f"{len(ours.seconds)} interleaved rounds after a warm-up, neither side compiled; first step's loss {ours.sums['loss']:.6g} and "
+        f"{len(ours.seconds)} interleaved rounds after a warm-up, neither side compiled; "
+        f"first step's loss {ours.sums['loss']:.6g} and "
         f"{peer.sums['loss']:.6g} on {ours.sums['targets']} targets; peak memory {ours.sums['peak_mib']:.0f} and "
         f"{peer.sums['peak_mib']:.0f} MiB; TRL's configurations, in target tokens/s: {tried}"
     )
