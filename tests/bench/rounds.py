@@ -1,8 +1,8 @@
 """Rounds: stops a trainer after every pass over its samples until it is told to go on, and times the passes.
 
 It sits in the optimizer's hooks, so it is the same code on every side, whatever loop calls the optimizer: a round ends
-when the step of its last batch ends. The first round is not timed and has learning rate zero, so that it leaves the
-initial weights alone: its losses, summed over the round, must be the same number on every side.
+when the step of its last batch ends. The first round, from which a figure should not be taken, has learning rate zero
+and so leaves the initial weights alone: its losses, summed over the round, must be the same number on every side.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Rounds:
     def __init__(self, steps: int, device: str, commands: TextIO, reports: TextIO) -> None:
         self.steps, self.device, self.commands, self.reports = steps, device, commands, reports
         self.taken, self.loss, self.targets = 0, 0.0, 0
-        self._started = 0.0
+        self._started = time.perf_counter()
         self._hooks = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -54,8 +54,7 @@ class Rounds:
             return
         if self.device == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - self._started
-        self._report({"seconds": seconds if self.taken > self.steps else None})
+        self._report({"seconds": time.perf_counter() - self._started})
         if not self.commands.readline():
             raise Stopped
         self._started = time.perf_counter()

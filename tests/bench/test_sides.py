@@ -35,8 +35,7 @@ def first_round(side: str, directory: Path, options: dict[str, Any]) -> dict[str
     reports = io.StringIO()
     sides.SIDES[side](directory, options, lambda steps: Rounds(steps, "cpu", io.StringIO("go\n"), reports)).close()
     lines = [json.loads(line) for line in reports.getvalue().splitlines()]
-    assert lines[0] == {"seconds": None}
-    assert len(lines) == 3 and lines[1]["seconds"] > 0
+    assert [line.keys() for line in lines[:-1]] == [{"seconds"}, {"seconds"}]
     return lines[-1]
 
 

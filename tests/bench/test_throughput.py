@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.bench import throughput
-from tests.bench.throughput import Measured, disagreement, row_of
+from tests.bench.throughput import Measured, beyond_budget, disagreement, row_of
 from tests.bench.workload import SAMPLES
 
 DRAFT = {"name": "speed", "peer_name": "TRL", "unit": "target tokens/s", "detail": "a model"}
@@ -53,3 +53,9 @@ def test_every_configuration_takes_the_same_optimizer_batch_and_cuts_nothing() -
         else:
             assert options["per_device_train_batch_size"] * options["gradient_accumulation_steps"] == SAMPLES, name
         assert options["bf16"] is False
+
+
+def test_the_fastest_candidates_that_fit_take_part() -> None:
+    assert beyond_budget({"a": 9.0, "b": 8.0, "c": 10.0}) == ["c"]
+    assert beyond_budget({"a": 90.0, "b": 80.0}) == ["a"]
+    assert beyond_budget({"a": 1.0, "b": 2.0, "c": 3.0}) == []

@@ -2,13 +2,14 @@
 
 Both sides train the same weights on the same samples in float32 and take the same optimizer batch in every round. Their
 target masks and the loss of the first step must agree, or there are no figures. TRL has a row as it comes, and one in
-its best configuration: every candidate is tried, the fastest (and the second if it is close) take part in all rounds,
-and the better median counts. On a CPU its packed rows are attended to densely under a mask. That is correct, for the
+its best configuration: every candidate is tried, the fastest ones take part in all rounds, and the best median counts.
+On a CPU its packed rows are attended to densely under a mask. That is correct, for the
 losses would not agree if samples saw each other, and slow, so what wins is rows of one sample or of similar lengths.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import tempfile
@@ -30,9 +31,9 @@ LONG_ENOUGH = 20.0
 """Seconds a side is measured for, if its five rounds are shorter, in up to five times as many rounds."""
 
 TRIED_FOR = 5.0
-"""Seconds a candidate is tried for, at least a round."""
-CLOSE = 1.1
-"""The second candidate takes part in all rounds if it is less than this many times slower than the first."""
+"""Seconds a candidate is tried for. One whose first round takes longer is judged by it."""
+FINALISTS = 20.0
+"""Seconds that one round of all finalists may take: they are as many of the fastest as fit, at least one."""
 
 OURS = {"device": "cpu", "dtype": "float32"}
 _CPU = {"bf16": False, "use_cpu": True}
@@ -45,11 +46,11 @@ def candidates(longest: int) -> dict[str, dict[str, Any]]:
     """Configurations of SFTConfig that train on the same targets; `longest` is the longest sample in tokens."""
     row = 2 ** math.ceil(math.log2(longest))
     return {
-        "one sample at a time": _FAST | _batches_of(1),
+        f"packed (bfd) in rows of {row}": _FAST | {"packing": True, "max_length": row},
         "2 grouped by length": _GROUPED | _batches_of(2),
         "4 grouped by length": _GROUPED | _batches_of(4),
         "4 padding-free": _FAST | _batches_of(4) | {"padding_free": True, "max_length": None},
-        f"packed (bfd) in rows of {row}": _FAST | {"packing": True, "max_length": row},
+        "one sample at a time": _FAST | _batches_of(1),
     }
 
 
@@ -108,14 +109,12 @@ def measure(directory: Path, tried: Mapping[str, Mapping[str, Any]], machine: Ma
             return stack.enter_context(Worker(side, directory, options, machine.threads))
 
         workers: dict[str, Worker] = {}
-        for name, options in list(tried.items())[1:3] if machine.quick else tried.items():
+        for name, options in list(tried.items())[:2] if machine.quick else tried.items():
             workers[name] = start("trl", options)
             found[name] = Measured(tried_out(workers[name]))
             say(f"TRL, {name}: {median(found[name].seconds):.2f} s")
-            by_speed = sorted(workers, key=lambda name: median(found[name].seconds))
-            for slow in by_speed[1:]:
-                if slow != by_speed[1] or median(found[slow].seconds) > CLOSE * median(found[by_speed[0]].seconds):
-                    found[slow].sums = workers.pop(slow).finish()
+            for slow in beyond_budget({name: median(found[name].seconds) for name in workers}):
+                found[slow].sums = workers.pop(slow).finish()
         workers |= {"ours": start("ours", OURS), "default": start("trl", DEFAULT)}
         for name, seconds in take_turns(workers, machine).items():
             found[name] = Measured(seconds, workers[name].finish(), throughout=True)
@@ -123,9 +122,17 @@ def measure(directory: Path, tried: Mapping[str, Mapping[str, Any]], machine: Ma
 
 
 def tried_out(worker: Worker) -> list[float]:
-    """Seconds of a few rounds if they are short, or of one."""
-    first = worker.round()
-    return [first, *(worker.round() for _ in range(min(4, int(TRIED_FOR / first))))]
+    """Seconds of the first round, or of a few more after it where it is short."""
+    if worker.first > TRIED_FOR:
+        return [worker.first]
+    return [worker.round() for _ in range(min(5, math.ceil(TRIED_FOR / worker.first)))]
+
+
+def beyond_budget(seconds: Mapping[str, float]) -> list[str]:
+    """Candidates too slow to take part; the fastest always does."""
+    by_speed = sorted(seconds, key=lambda name: seconds[name])
+    totals = itertools.accumulate(seconds[name] for name in by_speed)
+    return [name for name, total in list(zip(by_speed, totals, strict=True))[1:] if total > FINALISTS]
 
 
 def take_turns(workers: Mapping[str, Worker], machine: Machine) -> dict[str, list[float]]:

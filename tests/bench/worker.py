@@ -31,13 +31,14 @@ class WorkerEnded(RuntimeError):
 
 
 class Worker:
-    """A side that waits for us between rounds. Its first round, which is not timed, is over on entering.
+    """A side that waits for us between rounds. Its first round is over on entering; `first` is its seconds.
 
     Raises:
         WorkerEnded: here and in every method.
     """
 
     def __init__(self, side: str, directory: Path, options: Mapping[str, Any], threads: int) -> None:
+        self.first = 0.0
         self.errors = directory / f"{side}-{next(_NUMBERS)}.log"
         environment = os.environ | _QUIET | {"OMP_NUM_THREADS": str(threads)}
         if on_cpu(options):
@@ -54,7 +55,7 @@ class Worker:
             )
 
     def __enter__(self) -> Worker:
-        self._read()
+        self.first = self._read()["seconds"]
         return self
 
     def round(self) -> float:
