@@ -69,10 +69,6 @@ test-slow: $(VENV)/installed-dev  ## The slow tests: whole specs and interrupted
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: bench
-bench: $(VENV)/installed-dev  ## Measure speed and memory beside TRL, Liger and PyTorch: build/bench.md, about 25 minutes.
-	$(BIN)/python -m tests.bench
-
-.PHONY: bench
 bench: $(VENV)/installed-dev  ## Measure against the peers into build/bench.md; about 25 minutes on 2 cores.
 	$(BIN)/python -m tests.bench
 

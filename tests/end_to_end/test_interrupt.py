@@ -63,7 +63,7 @@ def test_ctrl_c_while_services_start_leaves_nothing(tmp_path: Path) -> None:
 def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(tmp_path: Path) -> None:
     whole = run("run", str(SPEC), *LONGER, "--storage", str(tmp_path / "whole"))
     assert whole.code == 0, whole.text
-    storage, step = tmp_path / "killed", random.randint(2, 35)
+    storage, step = tmp_path / "killed", random.randint(2, 20)  # workers train on until they notice, not to the end
     arguments = ("run", str(SPEC), *LONGER, "--storage", str(storage))
     killed = run(*arguments, when=lambda: saved_step(storage) >= step, do=kill_hard)
     assert killed.code == -9, killed.text
@@ -71,6 +71,7 @@ def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(tmp_path: Pat
     reader = Reader(f"sqlite:///{storage / 'mlflow.db'}")
     assert [trial.status for trial in reader.trials(reader.find_sweep("end-to-end"))] == ["RUNNING", "RUNNING"]
     reached = saved_step(storage)
+    print(f'killed at step {step}, trained on to step {reached}')
     assert reached >= step
 
     resumed = run(*arguments)
