@@ -71,7 +71,6 @@ def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(tmp_path: Pat
     reader = Reader(f"sqlite:///{storage / 'mlflow.db'}")
     assert [trial.status for trial in reader.trials(reader.find_sweep("end-to-end"))] == ["RUNNING", "RUNNING"]
     reached = saved_step(storage)
-    print(f'killed at step {step}, trained on to step {reached}')
     assert reached >= step
 
     resumed = run(*arguments)
