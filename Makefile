@@ -69,7 +69,7 @@ test-slow: $(VENV)/installed-dev  ## The slow tests: whole specs and interrupted
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: bench
-bench: $(VENV)/installed-dev  ## Measure against the peers into build/bench.md; about 25 minutes on 2 cores.
+bench: $(VENV)/installed-dev  ## Measure against the peers into build/bench.md; about 90 minutes on 2 cores.
 	$(BIN)/python -m tests.bench
 
 .PHONY: base-model

@@ -3,25 +3,30 @@
 vLLM's own engine process is not used: the process that owns this object is already a separate actor, and one process
 less saves 10-16 s of imports at start and leaves nothing behind when the actor dies.
 
-Failure semantics: after `reload` raised anything, or `generate` anything but ValueError and `Cancelled`, the engine's
-state is unknown and its owner must throw the process away.
+Failure semantics: after `reload` or `load_adapter` raised anything, or `generate` anything but ValueError and
+`Cancelled`, the engine's state is unknown and its owner must throw the process away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
+from services.adapter_directory import require_adapter_fits
+from services.engine_canary import differences, probe, questions
 from services.engine_settings import EngineSettings, engine_args, set_environment
 from services.weights_directory import read_layout, require_same_layout
 
 if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.sampling_params import SamplingParams
+
+    Work = tuple[tuple[int, ...], SamplingParams, LoRARequest | None]
 
 
 class CanaryError(RuntimeError):
@@ -33,7 +38,7 @@ class Cancelled(RuntimeError):
 
 
 class VllmEngine:
-    """A vLLM engine that holds the weights of one directory at a time. Not thread-safe."""
+    """A vLLM engine that holds the weights of one directory, and adapters on them. Not thread-safe."""
 
     def __init__(self, settings: EngineSettings, model_directory: str) -> None:
         """Starts vLLM on `model_directory` (10 s on two cores, most of it imports). Raises ValueError on a bad one."""
@@ -43,56 +48,105 @@ class VllmEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._engine = LLMEngine.from_engine_args(engine_args(settings, model_directory))
-        self._request_ids = count()
+        self._request_ids, self._adapter_ids = count(), count(1)
+        self._adapters: dict[str, LoRARequest] = {}  # by name, the least recently used first
         block_size = self._engine.vllm_config.cache_config.block_size
         self._probe_length = min(block_size + 1, settings.max_model_len - 1)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters held, the least recently used first."""
+        return tuple(self._adapters)
+
     def generate(self, requests: Sequence[Request], cancelled: Event) -> list[list[Completion]]:
-        """Samples all requests together; the i-th list holds the completions of `requests[i]` in seed order.
+        """Samples all requests from the weights themselves; see `generate_of`."""
+        return self.generate_of({None: requests}, cancelled)[None]
+
+    def generate_of(
+        self, groups: Mapping[str | None, Sequence[Request]], cancelled: Event
+    ) -> dict[str | None, list[list[Completion]]]:
+        """Samples all requests together, each group under the adapter it is keyed by (None: without one).
+
+        The i-th list of a group holds the completions of its i-th request in seed order.
 
         Raises ValueError naming the request whose prompt leaves no room in the context, `Cancelled` once the event
         is set. A completion that meets the end of the context ends there with "length".
         """
-        for index, request in enumerate(requests):
-            self._require_room(request.prompt, f"request {index}")
-        outputs = self._run([(request.prompt, self._sampling(request)) for request in requests], cancelled)
-        return [[_completion(output) for output in result.outputs] for result in outputs]
+        work: list[Work] = []
+        for name, requests in groups.items():
+            adapter = self._used(name)
+            for index, request in enumerate(requests):
+                self._require_room(request.prompt, f"request {index}" + (f" of {name}" if name else ""))
+                work.append((request.prompt, self._sampling(request), adapter))
+        outputs = iter(self._run(work, cancelled))
+        return {
+            name: [[_completion(output) for output in next(outputs).outputs] for _ in requests]
+            for name, requests in groups.items()
+        }
 
     def require_loadable(self, directory: str, canary: Canary) -> None:
         """Raises ValueError when `reload` of these cannot work: what can be known without touching the engine."""
         require_same_layout(self._layout, read_layout(Path(directory)), Path(directory))
-        for index, prompt in enumerate(canary.prompts):
-            self._require_room(prompt, f"canary prompt {index}")
-        if not canary.prompts:
-            raise ValueError("the canary has no prompts, so it proves nothing")
+        self._require_canary_fits(canary)
 
     def reload(self, directory: str, canary: Canary) -> float:
-        """Replaces the weights by those of `directory`; returns the canary's largest difference in nats.
+        """Replaces the weights by those of `directory` and drops all adapters; returns the canary's largest difference
+        in nats.
 
         Raises `CanaryError` when the weights then held are not those the canary was made for, and whatever vLLM
         raises: after any error the engine holds nothing usable.
         """
-        self._probe(canary)  # leaves a block of the old weights' attention states in the prefix cache
+        # Leaves a block of the old weights' attention states in the prefix cache.
+        self._run([(*probe(canary, self._probe_length), None)], Event())
+        self._adapters.clear()  # as vLLM does when it reloads
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": directory})
         if self._layout.tied and self._settings.device == "cpu":
             self._engine.collective_rpc(_repack_output_matrix)
         self._reset_prefix_cache()
-        return self._require_canary(canary, directory)
+        return self._require_canary(canary, directory, None)
+
+    def require_loadable_adapter(self, directory: str, canary: Canary) -> None:
+        """Raises ValueError when `load_adapter` of these cannot work."""
+        if not self._settings.max_adapters:
+            raise ValueError("this engine was started without room for adapters (max_adapters=0)")
+        require_adapter_fits(self._layout, Path(directory), self._settings.max_adapter_rank)
+        self._require_canary_fits(canary)
+
+    def load_adapter(self, directory: str, name: str, canary: Canary) -> float:
+        """Puts the adapter in `directory` beside the others under a new name; returns the canary's largest difference
+        in nats.
+
+        Where there is no room, the least recently used adapter goes. Raises `CanaryError` when the weights under the
+        adapter are not those the canary was made for.
+        """
+        from vllm.lora.request import LoRARequest
+
+        assert name not in self._adapters, f"adapter {name} is already held"
+        if len(self._adapters) == self._settings.max_adapters:
+            self._engine.remove_lora(self._adapters.pop(self.adapters[0]).lora_int_id)
+        identity = next(self._adapter_ids)
+        # The prefix cache knows an adapter by `lora_name`: a number never used before shares no block with another.
+        adapter = LoRARequest(lora_name=f"{identity} {name}", lora_int_id=identity, lora_path=directory)
+        self._engine.add_lora(adapter)
+        self._adapters[name] = adapter
+        return self._require_canary(canary, directory, adapter)
+
+    def _used(self, name: str | None) -> LoRARequest | None:
+        """The adapter of this name, from now on the most recently used one."""
+        if name is None:
+            return None
+        self._adapters[name] = self._adapters.pop(name)
+        return self._adapters[name]
 
     def _reset_prefix_cache(self) -> None:
         """Forgets the old weights' attention states. vLLM answers False when some block is still in use."""
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache")
 
-    def _require_canary(self, canary: Canary, directory: str) -> float:
+    def _require_canary(self, canary: Canary, directory: str, adapter: LoRARequest | None) -> float:
         """Compares prompt log-probabilities with the canary's, and the cached path with the uncached one."""
-        difference = max(
-            abs(expected - actual)
-            for row, actual_row in zip(canary.logprobs, self._prompt_logprobs(canary), strict=True)
-            for expected, actual in zip(row, actual_row, strict=True)
-        )
-        # Prompt log-probabilities bypass the prefix cache: only a sampled token shows a stale block.
-        stale = abs(self._probe(canary) - self._probe(canary, skip_reading_prefix_cache=True))
+        work: list[Work] = [(*question, adapter) for question in questions(canary, self._probe_length)]
+        difference, stale = differences(canary, self._run(work, Event()))
         tolerance = self._settings.canary_tolerance
         if not difference <= tolerance or not stale <= tolerance:
             raise CanaryError(
@@ -100,42 +154,6 @@ class VllmEngine:
                 f"cache by {stale:.3g}; {tolerance:g} is allowed: these are not that checkpoint's weights"
             )
         return max(difference, stale)
-
-    def _prompt_logprobs(self, canary: Canary) -> list[list[float]]:
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-        sampling = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            prompt_logprobs=0,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        outputs = self._run([(prompt, sampling) for prompt in canary.prompts], Event())
-        rows: list[Any] = [output.prompt_logprobs for output in outputs]
-        return [
-            [entry[token].logprob for token, entry in zip(prompt[1:], row[1:], strict=True)]
-            for prompt, row in zip(canary.prompts, rows, strict=True)
-        ]
-
-    def _probe(self, canary: Canary, skip_reading_prefix_cache: bool = False) -> float:
-        """Log-probability of one fixed token after a prompt long enough to fill, or reuse, a prefix-cache block."""
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-        tokens = [token for prompt in canary.prompts for token in prompt]
-        prompt = (tokens * (self._probe_length // len(tokens) + 1))[: self._probe_length]
-        sampling = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            logprobs=1,
-            logprob_token_ids=[tokens[0]],
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_reading_prefix_cache=skip_reading_prefix_cache,
-        )
-        [output] = self._run([(tuple(prompt), sampling)], Event())
-        logprobs: Any = output.outputs[0].logprobs
-        return float(logprobs[0][tokens[0]].logprob)
 
     def _sampling(self, request: Request) -> SamplingParams:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -153,6 +171,12 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
+    def _require_canary_fits(self, canary: Canary) -> None:
+        for index, prompt in enumerate(canary.prompts):
+            self._require_room(prompt, f"canary prompt {index}")
+        if not canary.prompts:
+            raise ValueError("the canary has no prompts, so it proves nothing")
+
     def _require_room(self, prompt: tuple[int, ...], what: str) -> None:
         if not 0 < len(prompt) < self._settings.max_model_len:
             raise ValueError(
@@ -163,15 +187,15 @@ class VllmEngine:
         if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise ValueError(f"{what}: token ids must lie in [0, {vocabulary})")
 
-    def _run(self, work: Sequence[tuple[tuple[int, ...], SamplingParams]], cancelled: Event) -> list[RequestOutput]:
+    def _run(self, work: Sequence[Work], cancelled: Event) -> list[RequestOutput]:
         """Steps the engine until every request is finished; outputs are in the order of `work`."""
         from vllm.inputs import tokens_input
 
         ids = [str(next(self._request_ids)) for _ in work]
         finished: dict[str, Any] = {}
         try:
-            for request_id, (prompt, sampling) in zip(ids, work, strict=True):
-                self._engine.add_request(request_id, tokens_input(list(prompt)), sampling)
+            for request_id, (prompt, sampling, adapter) in zip(ids, work, strict=True):
+                self._engine.add_request(request_id, tokens_input(list(prompt)), sampling, lora_request=adapter)
             while self._engine.has_unfinished_requests():
                 if cancelled.is_set():
                     raise Cancelled(f"generation of {len(work)} requests was cancelled")

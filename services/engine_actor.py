@@ -1,7 +1,8 @@
 """The engine as a Ray actor: one lease at a time, weights known by digest, and broken engines that say so.
 
-State: the digest of the weights held (None until the first swap), the lease that may use them, and, once something
-failed half-way, why the engine is broken. A broken engine answers nothing more; the pool replaces its process.
+State: the digest of the weights held (None until the first swap), the adapters held on them, the lease that may use
+them, and, once something failed half-way, why the engine is broken. A broken engine answers nothing more; the pool
+replaces its process.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.engine import Cancelled, VllmEngine
-from services.engine_settings import EngineSettings
+from services.engine_log import told_on_failure
+from services.engine_settings import EngineSettings, set_environment
 
 
 class EngineError(RuntimeError):
@@ -44,12 +46,13 @@ class EngineActor:
     """Wraps a `VllmEngine` for remote callers. Its work runs in one thread, so that leases can be renewed meanwhile."""
 
     def __init__(self, settings: EngineSettings, model_directory: str) -> None:
+        """Starts the engine. Raises EngineStartError with the last lines of its log when it does not start."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._engine = self._thread.submit(VllmEngine, settings, model_directory).result()
+        self._engine = self._thread.submit(_start, settings, model_directory).result()
         self._turn = asyncio.Lock()
         self._lease: _Lease | None = None
         self._weights_digest: str | None = None
-        self._canary_difference = 0.0
+        self._canary_differences: dict[str, float] = {}  # by digest, of everything that was ever loaded
         self._broken: str | None = None
 
     async def ready(self) -> int:
@@ -102,30 +105,59 @@ class EngineActor:
         async with self._turn:
             self._require_usable(lease_id)
             if weights_digest == self._weights_digest:
-                return SwapReport(0.0, self._canary_difference)
+                return SwapReport(0.0, self._canary_differences[weights_digest])
             started = time.perf_counter()
             await self._in_thread(self._engine.require_loadable, directory, canary)
             self._weights_digest = None
             self._broken = f"the engine is broken: its swap to {directory} did not finish"
-            self._canary_difference = await self._in_thread(self._engine.reload, directory, canary)
+            difference = await self._in_thread(self._engine.reload, directory, canary)
             self._broken = None
             self._weights_digest = weights_digest
-            return SwapReport(time.perf_counter() - started, self._canary_difference)
+            self._canary_differences[weights_digest] = difference
+            return SwapReport(time.perf_counter() - started, difference)
+
+    async def adapt(
+        self, lease_id: str, base_digest: str, directory: str, weights_digest: str, canary: Canary
+    ) -> SwapReport:
+        """Puts the adapter in `directory` on the weights named `base_digest`, and names the two together
+        `weights_digest`. A digest already held is a no-op.
+
+        Where there is no room, the adapter goes that was not used for longest. Raises EngineError when the engine
+        holds another base; otherwise as `swap` does.
+        """
+        async with self._turn:
+            self._require_usable(lease_id)
+            if base_digest != self._weights_digest:
+                raise EngineError(f"an adapter of weights {base_digest}, the engine holds {self._weights_digest}")
+            if weights_digest == base_digest:
+                raise ValueError(f"{directory}: an adapter cannot have the digest of its base, {base_digest}")
+            if weights_digest in self._engine.adapters:
+                return SwapReport(0.0, self._canary_differences[weights_digest])
+            started = time.perf_counter()
+            await self._in_thread(self._engine.require_loadable_adapter, directory, canary)
+            self._broken = f"the engine is broken: the adapter {directory} did not load"
+            difference = await self._in_thread(self._engine.load_adapter, directory, weights_digest, canary)
+            self._broken = None
+            self._canary_differences[weights_digest] = difference
+            return SwapReport(time.perf_counter() - started, difference)
 
     async def generate(
-        self, lease_id: str, weights_digest: str, requests: Sequence[Request]
-    ) -> tuple[str, list[list[Completion]]]:
-        """Samples `requests` from the weights named `weights_digest`, which come back with the completions.
+        self, lease_id: str, groups: Mapping[str, Sequence[Request]]
+    ) -> dict[str, list[list[Completion]]]:
+        """Samples each group of requests from the weights, or the adapter on them, that it is keyed by, all together.
 
-        Raises EngineError when the engine holds other weights, ValueError for a request that cannot be served.
+        Raises EngineError when the engine holds no such weights, ValueError for a request that cannot be served.
         """
         async with self._turn:
             lease = self._require_usable(lease_id)
-            if weights_digest != self._weights_digest:
-                raise EngineError(f"asked for weights {weights_digest}, the engine holds {self._weights_digest}")
+            for digest in groups:
+                if digest != self._weights_digest and digest not in self._engine.adapters:
+                    held = ", ".join(filter(None, (self._weights_digest, *self._engine.adapters)))
+                    raise EngineError(f"asked for weights {digest}, the engine holds {held}")
             self._broken = "the engine is broken: a generation failed in it"
+            work = {None if digest == self._weights_digest else digest: group for digest, group in groups.items()}
             try:
-                completions = await self._in_thread(self._engine.generate, requests, lease.cancelled)
+                completions = await self._in_thread(self._engine.generate_of, work, lease.cancelled)
             except ValueError:
                 self._broken = None
                 raise
@@ -133,7 +165,7 @@ class EngineActor:
                 self._broken = None
                 raise _lease_ended(lease_id) from error
             self._broken = None
-            return weights_digest, completions
+            return {name or self._weights_digest: group for name, group in completions.items()}
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -144,6 +176,12 @@ class EngineActor:
         if self._broken:
             raise EngineError(self._broken)
         return self._lease
+
+
+def _start(settings: EngineSettings, model_directory: str) -> VllmEngine:
+    set_environment(settings)
+    with told_on_failure():
+        return VllmEngine(settings, model_directory)
 
 
 def _lease_ended(lease_id: str) -> EngineError:

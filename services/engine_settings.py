@@ -15,11 +15,16 @@ _CPU_BLOCK_SIZE = 32
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How to start an engine. `stop_token_ids` end a completion: no tokenizer is loaded, so nothing else says which.
+    """How to start an engine. `stop_token_ids` end a completion, as do the end-of-sequence tokens of the generation
+    settings in the directory that the engine is started on. No tokenizer is loaded.
 
     `device` is "cpu" or "cuda". `kv_cache_gib` and `threads` matter on CPUs only, `gpu_memory_utilization` (a fraction
     of the GPU's memory) on GPUs only. `canary_tolerance` is the largest difference allowed between the canary's
     log-probabilities and the engine's, in nats: 1e-3 suits float32; bfloat16 needs about 5e-2.
+
+    `tensor_parallel` splits every layer over so many GPUs, or processes of `threads` threads and `kv_cache_gib` of
+    cache each. `max_adapters` is how many LoRA adapters, none of a rank above `max_adapter_rank`, the engine can hold
+    beside its weights; 0 leaves their machinery out. Raises ValueError for numbers that mean nothing.
     """
 
     stop_token_ids: tuple[int, ...]
@@ -31,6 +36,16 @@ class EngineSettings:
     threads: int = 1
     gpu_memory_utilization: float = 0.9
     canary_tolerance: float = 1e-3
+    tensor_parallel: int = 1
+    max_adapters: int = 0
+    max_adapter_rank: int = 16
+
+    def __post_init__(self) -> None:
+        if self.tensor_parallel < 1 or self.max_adapters < 0 or not 1 <= self.max_adapter_rank <= 512:
+            raise ValueError(
+                f"not a way to start an engine: tensor_parallel={self.tensor_parallel} (at least 1), "
+                f"max_adapters={self.max_adapters} (at least 0), max_adapter_rank={self.max_adapter_rank} (1 to 512)"
+            )
 
 
 def set_environment(settings: EngineSettings) -> None:
@@ -55,7 +70,7 @@ def engine_args(settings: EngineSettings, model_directory: str) -> EngineArgs:
     """vLLM's arguments for these settings, and why where they are not its defaults."""
     from vllm.engine.arg_utils import EngineArgs
 
-    common: Any = dict(  # noqa: C408
+    common: Any = dict(
         model=model_directory,
         skip_tokenizer_init=True,
         generation_config="vllm",
@@ -66,7 +81,11 @@ def engine_args(settings: EngineSettings, model_directory: str) -> EngineArgs:
         logprobs_mode="raw_logprobs",
         disable_log_stats=True,
         use_tqdm_on_load=False,
+        **_adapter_args(settings),
     )
+    if settings.tensor_parallel > 1:
+        # Inside an actor vLLM would pick Ray and ask for a placement group; its own processes end with the actor.
+        common |= {"tensor_parallel_size": settings.tensor_parallel, "distributed_executor_backend": "mp"}
     if settings.device == "cuda":
         return EngineArgs(**common, gpu_memory_utilization=settings.gpu_memory_utilization)
     # A seeded request whose prefill is split kills vLLM's CPU runner, so a whole prompt must fit in one step.
@@ -78,3 +97,19 @@ def engine_args(settings: EngineSettings, model_directory: str) -> EngineArgs:
         max_num_batched_tokens=max(settings.max_model_len, 2048),
         kv_cache_memory_bytes=int(settings.kv_cache_gib * 2**30),
     )
+
+
+def _adapter_args(settings: EngineSettings) -> dict[str, Any]:
+    """One slot more than adapters on CPUs: there, a request without adapter in a batch with some gets the last slot's.
+
+    The engine never holds more than `max_adapters`, so the last slot stays empty.
+    """
+    if not settings.max_adapters:
+        return {}
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    slots = settings.max_adapters + (settings.device == "cpu")
+    rank = min(rank for rank in get_args(MaxLoRARanks) if rank >= settings.max_adapter_rank)
+    return {"enable_lora": True, "max_loras": slots, "max_lora_rank": rank}

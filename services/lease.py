@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -20,13 +20,14 @@ class Engine:
         self._actor = actor
         self._lease_id = lease_id
         self._renewal_interval_s = timeout_s / 6
+        self._base_digest: str | None = None
         self._weights_digest: str | None = None
         self._released = threading.Event()
         threading.Thread(target=self._renew, name="lease renewal", daemon=True).start()
 
     @property
     def weights_digest(self) -> str:
-        """The digest given to the last swap of this lease. Raises EngineError before the first."""
+        """The digest given to the last `swap` or `adapt` of this lease. Raises EngineError before the first."""
         if self._weights_digest is None:
             raise EngineError("this lease has not swapped any weights in yet")
         return self._weights_digest
@@ -34,14 +35,33 @@ class Engine:
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> SwapReport:
         """Makes the engine hold the weights in `directory`, proved by `canary` (see `EngineActor.swap`)."""
         report: SwapReport = self._call(self._actor.swap, directory, weights_digest, canary)
+        self._base_digest = self._weights_digest = weights_digest
+        return report
+
+    def adapt(self, directory: str, weights_digest: str, canary: Canary) -> SwapReport:
+        """Puts the adapter in `directory` on the weights last swapped in, beside the adapters held already.
+
+        `weights_digest` names base and adapter together; `canary` proves them (see `EngineActor.adapt`). Raises
+        EngineError before the first `swap`.
+        """
+        if self._base_digest is None:
+            raise EngineError("this lease has not swapped any weights in yet")
+        report: SwapReport = self._call(self._actor.adapt, self._base_digest, directory, weights_digest, canary)
         self._weights_digest = weights_digest
         return report
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """Samples `requests` from the weights last swapped in (see `EngineActor.generate`)."""
-        completions: list[list[Completion]]
-        digest, completions = self._call(self._actor.generate, self.weights_digest, tuple(requests))
-        assert digest == self.weights_digest, f"answered with weights {digest}, not {self.weights_digest}"
+        """Samples `requests` from the weights last swapped in, or the adapter last put on them."""
+        return self.generate_of({self.weights_digest: requests})[self.weights_digest]
+
+    def generate_of(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[list[Completion]]]:
+        """Samples requests for several weights in one batch: the weights swapped in and adapters put on them.
+
+        Keys are digests, in the answer as well (see `EngineActor.generate`).
+        """
+        work = {digest: tuple(requests) for digest, requests in groups.items()}
+        completions: dict[str, list[list[Completion]]] = self._call(self._actor.generate, work)
+        assert completions.keys() == work.keys(), f"answered with weights {set(completions)}, not {set(work)}"
         return completions
 
     def release(self) -> None:

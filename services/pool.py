@@ -1,7 +1,7 @@
 """The evaluation pool: Ray Serve replicas, each owning one warm engine that trials lease, swap weights in and sample.
 
-A lease is a Serve request held open (`max_ongoing_requests=1`), so Serve queues and balances trials; the work itself
-goes to the engine's actor directly.
+A lease is a Serve request held open (`max_ongoing_requests=1`), so Serve queues and balances trials, and knows from
+the open leases how many engines there should be.
 
 Failure semantics: an engine that died or broke is replaced by its replica before the next lease gets it; the lease
 that met the failure gets EngineError (or the swap's own error). A lease whose owner stopped renewing it ends after
@@ -10,24 +10,25 @@ that met the failure gets EngineError (or the swap's own error). A lease whose o
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
-from services.engine_actor import EngineActor, EngineError
-from services.engine_settings import EngineSettings
+from services.engine_log import reason
 from services.lease import Engine
+from services.replica import EngineReplica, PoolSettings
 
-_FAILURE_LINES = 25
+_UPSCALE_DELAY_S = 2.0
+_STOP_GRACE_S, _STOP_TIMEOUT_S = 5.0, 60.0
+_DRAIN_S = 24 * 3600.0
+"""How long a surplus replica may take to end its lease. Serve stops the newest ones, leased or not."""
 
 
 class PoolError(RuntimeError):
@@ -35,83 +36,17 @@ class PoolError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class PoolSettings:
-    """How many engines, what each takes from the cluster, and how long to wait for them (seconds)."""
-
-    engine: EngineSettings
-    replicas: int = 1
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    start_timeout_s: float = 600.0
-    lease_timeout_s: float = 60.0
-    name: str = "evaluation-pool"
-
-
-class EngineReplica:
-    """A Serve replica: starts an engine, lends it, replaces it when it fails."""
-
-    async def __init__(self, settings: PoolSettings, model_directory: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._settings = settings
-        self._model_directory = model_directory
-        self._turn = asyncio.Lock()
-        await self._start_engine()
-
-    async def lease(self) -> AsyncIterator[tuple[Any, str, float]]:
-        """Yields the engine's actor, the lease's id and its timeout once, then stays open until the lease ends."""
-        async with self._turn:
-            lease_id = uuid4().hex
-            await self._open_lease(lease_id)
-            try:
-                yield self._engine, lease_id, self._settings.lease_timeout_s
-                await self._hold_lease(lease_id)
-            finally:
-                self._engine.release_lease.remote(lease_id)
-
-    async def check_health(self) -> None:
-        """Called by Serve every 10 s: replaces an engine that died between leases."""
-        if self._turn.locked():
-            return
-        async with self._turn:
-            await self._require_engine()
-
-    async def _open_lease(self, lease_id: str) -> None:
-        try:
-            await self._engine.open_lease.remote(lease_id)
-        except (RayActorError, EngineError):
-            await self._replace_engine()
-            await self._engine.open_lease.remote(lease_id)
-
-    async def _hold_lease(self, lease_id: str) -> None:
-        try:
-            broken = await self._engine.hold_lease.remote(lease_id, self._settings.lease_timeout_s)
-        except RayActorError:
-            broken = "its process died"
-        if broken:
-            await self._replace_engine()
-
-    async def _require_engine(self) -> None:
-        try:
-            await self._engine.ready.remote()
-        except RayActorError:
-            await self._replace_engine()
-
-    async def _replace_engine(self) -> None:
-        ray.kill(self._engine)
-        await self._start_engine()
-
-    async def _start_engine(self) -> None:
-        actor: Any = ray.remote(EngineActor)
-        resources = {"num_cpus": self._settings.num_cpus, "num_gpus": self._settings.num_gpus}
-        self._engine: Any = actor.options(**resources).remote(self._settings.engine, self._model_directory)
-        await self._engine.ready.remote()
-
-
-@dataclass(frozen=True)
 class Pool:
-    """A running pool. Holds only its name, so that it can be sent to any process of the cluster."""
+    """A running pool. Holds only its name, so that it can be sent to any process of the cluster.
+
+    `replicas` is the number of leases worth asking for at once: the largest number of engines there can be. `fewest`
+    are up whether or not they are leased. Each holds `adapters` LoRA adapters side by side.
+    """
 
     name: str
     replicas: int
+    fewest: int = 1
+    adapters: int = 0
 
     @contextmanager
     def lease(self) -> Iterator[Engine]:
@@ -128,9 +63,7 @@ class Pool:
                 answers.cancel()  # or the replica would keep the engine for nobody until the lease times out
                 raise
         except (RayError, serve.exceptions.RayServeException) as error:
-            raise PoolError(
-                f"no engine of the pool {self.name!r} could be leased: {_last_lines(str(error))}"
-            ) from error
+            raise PoolError(f"no engine of the pool {self.name!r} could be leased: {reason(str(error))}") from error
         engine = Engine(actor, lease_id, timeout_s)
         try:
             yield engine
@@ -143,18 +76,38 @@ class Pool:
 
 
 def stop_pool(name: str) -> None:
-    """Stops the pool of this name, started or starting, if there is one. Serve's controller stays for other pools."""
-    if name in serve.status().applications:
-        serve.delete(name)
+    """Stops the pool of this name, started or starting, if there is one. Serve's controller stays for other pools.
+
+    Engines still leased after a few seconds are killed. Raises PoolError when the pool is still there after a minute.
+    """
+    if name not in serve.status().applications:
+        return
+    serve.delete(name, _blocking=False)
+    started = time.monotonic()
+    while name in serve.status().applications:
+        elapsed = time.monotonic() - started
+        if elapsed > _STOP_TIMEOUT_S:
+            raise PoolError(f"the pool {name!r} is still there {elapsed:.0f} s after it was stopped")
+        if elapsed > _STOP_GRACE_S:
+            _kill_replicas(name)
+        time.sleep(0.1)
+
+
+def _kill_replicas(name: str) -> None:
+    """Ends replicas that wait for their leases; their engines die with them."""
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["name"].startswith(f"SERVE_REPLICA::{name}#"):
+            with suppress(ValueError):  # it ended meanwhile
+                ray.kill(ray.get_actor(**actor))
 
 
 def start_pool(
     settings: PoolSettings, model_directory: str, on_progress: Callable[[str], None] = lambda message: None
 ) -> Pool:
-    """Deploys the pool on the connected cluster and waits until every engine is up.
+    """Deploys the pool on the connected cluster and waits until `settings.replicas` engines are up.
 
     `model_directory` gives the architecture all swapped checkpoints must share; every node must see it. No port is
-    opened: engines are reached by handles only. Raises PoolError with the last lines of what went wrong.
+    opened: engines are reached by handles only. Raises PoolError with the last lines of the engine's log.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"log_level": "WARNING", "enable_access_log": False}
@@ -162,18 +115,33 @@ def start_pool(
     decorate: Any = serve.deployment
     deployment = decorate(EngineReplica).options(
         name="engine",
-        num_replicas=settings.replicas,
         max_ongoing_requests=1,
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=5,
         health_check_timeout_s=settings.start_timeout_s,
         logging_config=quiet,
+        **_scaling(settings),
     )
     target = serve.RunTarget(deployment.bind(settings, model_directory), name=settings.name, route_prefix=None)
     serve.run_many([target], wait_for_applications_running=False)
     _wait_for_engines(settings, on_progress)
-    return Pool(name=settings.name, replicas=settings.replicas)
+    return Pool(settings.name, settings.most_replicas, settings.replicas, settings.engine.max_adapters)
+
+
+def _scaling(settings: PoolSettings) -> dict[str, Any]:
+    """How many replicas Serve keeps. Open leases and those asked for are the load, one for each engine."""
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas, "graceful_shutdown_timeout_s": _STOP_GRACE_S}
+    scaling = {
+        "min_replicas": settings.replicas,
+        "max_replicas": settings.max_replicas,
+        "target_ongoing_requests": 1,
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": _UPSCALE_DELAY_S,
+        "upscale_delay_s": _UPSCALE_DELAY_S,
+        "downscale_delay_s": settings.downscale_delay_s,
+    }
+    return {"autoscaling_config": scaling, "graceful_shutdown_timeout_s": _DRAIN_S}
 
 
 def _wait_for_engines(settings: PoolSettings, on_progress: Callable[[str], None]) -> None:
@@ -191,10 +159,6 @@ def _wait_for_engines(settings: PoolSettings, on_progress: Callable[[str], None]
             return
         if application.status == "DEPLOY_FAILED" or elapsed > settings.start_timeout_s:
             message = (deployment.message if deployment else "") or application.message
-            serve.delete(settings.name)
-            raise PoolError(f"the evaluation engines did not start within {elapsed:.0f} s: {_last_lines(message)}")
+            stop_pool(settings.name)
+            raise PoolError(f"the evaluation engines did not start within {elapsed:.0f} s: {reason(message)}")
         time.sleep(0.5)
-
-
-def _last_lines(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-_FAILURE_LINES:])

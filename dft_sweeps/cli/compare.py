@@ -1,10 +1,10 @@
-"""`dft-sweeps compare`: two trials or two sweeps, question by question."""
+"""`dft-sweeps compare`: two trials, cells, sweeps or checkpoints, question by question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,18 +13,25 @@ from dft_sweeps.cli.printing import console, print_json
 from dft_sweeps.spec.errors import SpecError
 
 if TYPE_CHECKING:
-    from dft_sweeps.report.comparison import Difference
-    from dft_sweeps.tracking.reader import Reader, TrialRow
+    from dft_sweeps.report.cells import Cell
+    from dft_sweeps.report.comparison import Comparisons, Correction, Difference
+    from dft_sweeps.report.sides import Side
 
 
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--sweep", metavar="ID", help="A and B are trials of this sweep. [default: sweeps, or trials of any]")
-@click.option("--step", type=click.IntRange(0), help="Compare at this step. [default: the last of each]")
-@click.option("--sampling", help="Compare under this sampling. [default: the first]")
+@click.option("--step", type=click.IntRange(0), help="Compare trials at this step. [default: the last of each]")
+@click.option(
+    "--sampling",
+    help="Compare under this sampling: a trial's by its name, a checkpoint's by the beginning of its description, e.g. "
+    "'16 samples at temperature 1'. [default: the first of trials, the one in common with a checkpoint]",
+)
 @click.option("--grader", type=click.Choice(["own", "paper"]), default="own", show_default=True,
               help="Each benchmark's own grader, or the published harness's.")  # fmt: skip
+@click.option("--correction", type=click.Choice(["holm", "max-t"]), default="holm", show_default=True,
+              help="How p-values are corrected for all comparisons that the command makes; see above.")  # fmt: skip
 @storage_option
 @tracking_uri_option
 @json_option
@@ -35,117 +42,163 @@ def command(
     step: int | None,
     sampling: str | None,
     grader: str,
+    correction: Correction,
     storage: Path,
     tracking_uri: str | None,
     as_json: bool,
 ) -> None:
-    """Compare two trials, or two sweeps trial by trial, paired by question: A's accuracy minus B's.
+    """Compare trials, sweeps or checkpoints, paired by question: A's accuracy minus B's.
 
-    A trial is given by its name, its id (t-...), or the beginning of either; a sweep by its id or name. Trials of two
-    sweeps are paired by their names. Per benchmark, and for the average: the difference with its 95% intervals for
-    new questions and for other samples on the same questions, and the p-value of a sign-flip test over questions,
-    also as corrected by Holm's method for all comparisons that the command makes. Neither tells of other training
-    seeds.
+    A trial is given by its name, its id (t-...), or the beginning of either; several that differ in their training
+    seed by that name without the seed; a sweep by its id or name; a checkpoint by its directory, or by a hub id that
+    `dft-sweeps evaluate` was given before. Trials of two sweeps are paired by their names, seeds aside.
+
+    Per benchmark, and for the average: the difference with its 95% intervals for new questions and for other samples
+    on the same questions, and a p-value. With one training seed on a side it is that of a sign-flip test over
+    questions, and nothing here tells of other seeds. With several on both, intervals hold the spread over seeds, and
+    p is the two-level one that inverts the interval for new questions. Questions held out for selection are left out.
 
     \b
-    Example:
+    p-values are also corrected for all comparisons that the command makes:
+      holm    holds whatever the comparisons have in common. Right in general, and the only one with several seeds.
+      max-t   flips the signs of a question in all comparisons at once, and so uses that these are correlated. Right
+              for many comparisons on the same questions with one seed each (two sweeps, trial by trial), where Holm
+              gives more away; where comparisons share no questions it is no better.
+
+    \b
+    Examples:
       dft-sweeps compare objective=dft objective=sft --sweep quickstart
-      dft-sweeps compare s-3f9a s-77c0 --json
+      dft-sweeps compare s-3f9a s-77c0 --correction max-t --json
+      dft-sweeps compare storage/trials/t-3f9a/step-000200 Qwen/Qwen2.5-Math-1.5B
     """
-    from dft_sweeps.report.comparison import compare_all, side
+    from dft_sweeps.evaluation.store import CorruptEntry
+    from dft_sweeps.report.comparison import compare_all
+
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    try:
+        pairs, left_out = _pairs(uri, storage, (a, b), sweep, step, grader == "paper")
+    except CorruptEntry as error:
+        raise SpecError(str(error)) from error
+    found = compare_all(pairs, sampling, correction)
+    found.not_compared[:0] = left_out
+    if as_json:
+        return print_json({"differences": found.differences, "notes": [*found.not_compared, *found.notes]})
+    _print(found)
+
+
+def _pairs(
+    uri: str, storage: Path, given: tuple[str, str], sweep: str | None, step: int | None, paper: bool
+) -> tuple[list[tuple[Side, Side]], list[str]]:
+    """What to compare, and what was left out, in words."""
+    from dft_sweeps.report.finding import ids, pair_up
+    from dft_sweeps.report.sides import trial_side
+    from dft_sweeps.report.stored_results import checkpoint_side
     from dft_sweeps.tracking.reader import Reader
 
-    reader = Reader(resolve_tracking_uri(storage, tracking_uri))
-    pairs, notes = _pairs(reader, a, b, sweep)
-    sides = [[side(reader, trial, step, sampling, grader == "paper") for trial in pair] for pair in pairs]
-    differences, left_out = compare_all([(one, other) for one, other in sides])
-    if as_json:
-        return print_json({"differences": differences, "notes": [*notes, *left_out]})
-    _print(differences, [*notes, *left_out])
+    sides = [_cells(uri, name, sweep) for name in given]
+    if all(isinstance(each, list) for each in sides):
+        first, second = sides
+        if len(first) == len(second) == 1:
+            if shared := ids(first[0]) & ids(second[0]):
+                raise SpecError(f"{given[0]!r} and {given[1]!r} are one trial ({', '.join(sorted(shared))})")
+            pairs, left_out = [(first[0], second[0])], []
+        elif 1 in {len(first), len(second)}:
+            raise SpecError("a trial is compared with a trial, a sweep with a sweep")
+        else:
+            pairs, left_out = pair_up(first, second)
+        reader = Reader(uri)
+        return [tuple(trial_side(reader, cell, step, paper) for cell in pair) for pair in pairs], left_out
+    found: list[Side] = []
+    for name, cells in zip(given, sides, strict=True):
+        if cells is None:
+            found.append(checkpoint_side(storage, name, Path.cwd(), paper))
+        elif len(cells) > 1:
+            raise SpecError(f"a checkpoint is compared with a checkpoint or a trial; {name!r} is a sweep")
+        else:
+            found.append(trial_side(Reader(uri), cells[0], step, paper))
+    return [(found[0], found[1])], []
 
 
-def _pairs(reader: Reader, a: str, b: str, sweep: str | None) -> tuple[list[tuple[TrialRow, TrialRow]], list[str]]:
-    """The trials to compare, and what was left out, in words."""
-    first, second = _trials(reader, a, sweep), _trials(reader, b, sweep)
-    if len(first) == len(second) == 1:
-        if first[0].training_id == second[0].training_id:
-            raise SpecError(f"{a!r} and {b!r} are one trial ({first[0].training_id})")
-        return [(first[0], second[0])], []
-    if 1 in {len(first), len(second)}:
-        raise SpecError("a trial is compared with a trial, a sweep with a sweep")
-    named = {trial.name: trial for trial in second}
-    pairs = [(trial, named[trial.name]) for trial in first if trial.name in named]
-    alone = [trial.name for trial in (*first, *second) if trial.name not in {one.name for one, _ in pairs}]
-    shared = [one.name for one, other in pairs if one.training_id == other.training_id]
-    notes = [f"in one sweep only: {', '.join(alone)}"] if alone else []
-    notes += [f"the same trial in both sweeps: {', '.join(shared)}"] if shared else []
-    pairs = [(one, other) for one, other in pairs if one.training_id != other.training_id]
-    if not pairs:
-        raise SpecError("; ".join(["the sweeps have no trials of equal names to compare", *notes]))
-    return pairs, notes
+def _cells(uri: str, name: str, sweep: str | None) -> list[Cell] | None:
+    """The trials, cells or sweep of this name; None for a checkpoint."""
+    from dft_sweeps.report.finding import find
+    from dft_sweeps.report.stored_results import is_checkpoint, is_hub_id
+    from dft_sweeps.tracking.reader import Reader
 
-
-def _trials(reader: Reader, wanted: str, sweep: str | None) -> list[TrialRow]:
-    """The trials of a sweep, or one trial."""
-    if sweep is not None:
-        trials = reader.trials(reader.find_sweep(sweep))
-        return [_one(wanted, trials) or _refuse(f"no trial {wanted!r} in the sweep {sweep!r}; it has", trials)]
+    if is_checkpoint(name, Path.cwd()):
+        return None
     try:
-        return reader.trials(reader.find_sweep(wanted))
-    except SpecError as error:
-        trials = list({trial.training_id: trial for each in reader.sweeps() for trial in reader.trials(each)}.values())
-        trial = _one(wanted, trials)
-        if trial is None:
-            raise SpecError(f"{error}\nNor is there a trial {wanted!r}") from error
-        return [trial]
+        return find(Reader(uri), name, sweep)
+    except SpecError:
+        if is_hub_id(name):
+            return None
+        raise
 
 
-def _one(wanted: str, trials: Sequence[TrialRow]) -> TrialRow | None:
-    """The trial of this name or id, or the one whose name or id starts so."""
-    exact = [trial for trial in trials if wanted in (trial.name, trial.training_id)]
-    found = exact or [
-        trial for trial in trials if trial.name.startswith(wanted) or trial.training_id.startswith(wanted)
-    ]
-    if len(found) > 1:
-        _refuse(f"{wanted!r} fits several trials; choose one by its id, or its sweep with --sweep:", found)
-    return found[0] if found else None
+def _print(found: Comparisons) -> None:
+    out = console()
+    several = len(found.differences) > 1
+    for a, b in dict.fromkeys((each.a, each.b) for each in found.differences):
+        out.print(_table([each for each in found.differences if (each.a, each.b) == (a, b)]))
+    chosen = found.differences[0].correction
+    method = {"holm": "Holm's method", "max-t": "max-T over shared sign flips"}[chosen]
+    family = f"corrected for {len(found.differences)} comparisons by {method}" if several else "there is one comparison"
+    of_seeds = {each.p_these_seeds is not None for each in found.differences}
+    lines = []
+    if False in of_seeds:
+        lines.append("p: sign-flip test over questions. Neither p-values nor intervals hold the spread over training "
+                     "seeds.")  # fmt: skip
+    if True in of_seeds:
+        lines.append(
+            "p with several seeds: for other seeds and questions, one less the highest level whose interval leaves out "
+            "0 (t over seeds joined to the interval over questions). p, these seeds: sign-flip test over questions on "
+            "means over the seeds; it tells of these trained policies and nothing of other seeds, so claim by p. SD: "
+            "standard deviation of the accuracy over seeds."
+        )
+    lines.append(f"p ({chosen}): {family}.")
+    lines += [f"Not compared: {each}." for each in found.not_compared]
+    lines += [f"Note: {each}." for each in found.notes]
+    for line in lines:
+        out.print(line, soft_wrap=True, markup=False)
 
 
-def _refuse(message: str, trials: Sequence[TrialRow]) -> NoReturn:
-    raise SpecError(message + "".join(f"\n  {trial.training_id}  {trial.name}" for trial in trials[:20]))
-
-
-def _print(differences: Sequence[Difference], notes: Sequence[str]) -> None:
+def _table(rows: Sequence[Difference]) -> Any:
     from rich.table import Table
 
-    out = console()
-    for a, b in dict.fromkeys((each.a, each.b) for each in differences):
-        rows = [each for each in differences if (each.a, each.b) == (a, b)]
-        steps = f"step {rows[0].step_a}" + (f" and {rows[0].step_b}" if rows[0].step_b != rows[0].step_a else "")
-        title = f"{a} minus {b}" if a != b else f"{a}, first sweep minus second"
-        table = Table(title=f"{title}: accuracy (%) at {steps}, {rows[0].sampling}", title_justify="left")
-        table.add_column("benchmark")
-        table.add_column("grader")
-        for heading in ("A", "B", "A - B", "95% for new questions", "95% for this fixed list", "p", "p (Holm)"):
-            table.add_column(heading, justify="right")
-        for each in rows:
-            table.add_row(
-                each.benchmark,
-                each.grader,
-                f"{100 * each.accuracy_a:.1f}",
-                f"{100 * each.accuracy_b:.1f}",
-                f"{100 * each.difference:+.1f}",
-                _range(each.ci_low, each.ci_high),
-                _range(each.fixed_low, each.fixed_high),
-                f"{each.p_value:.4f}",
-                f"{each.p_holm:.4f}",
-            )
-        out.print(table)
-    several = f"corrected for {len(differences)} comparisons" if len(differences) > 1 else "there is one comparison"
-    out.print(f"p: sign-flip test over questions; Holm: {several}. Neither p-values nor intervals hold the spread over "
-              "training seeds.", soft_wrap=True)  # fmt: skip
-    for note in notes:
-        out.print(f"Not compared: {note}.", soft_wrap=True, markup=False)
+    first = rows[0]
+    seeds = first.p_these_seeds is not None
+    names = [f"{name} ({count} seeds)" if count > 1 else name
+             for name, count in ((first.a, first.seeds_a), (first.b, first.seeds_b))]  # fmt: skip
+    title = " minus ".join(names) if names[0] != names[1] else f"{names[0]}, first sweep minus second"
+    table = Table(title=f"{title}: accuracy (%){_steps(first)}, {first.sampling}", title_justify="left")
+    table.add_column("benchmark")
+    table.add_column("grader")
+    spread = ["SD A, B"] if seeds else []
+    alone = ["p, these seeds"] if seeds else []
+    for heading in ("A", "B", *spread, "A - B", "95% for new questions", "95% for this fixed list", "p",
+                    f"p ({first.correction})", *alone):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for each in rows:
+        table.add_row(
+            each.benchmark,
+            each.grader,
+            f"{100 * each.accuracy_a:.1f}",
+            f"{100 * each.accuracy_b:.1f}",
+            *(f"{100 * (each.seed_spread_a or 0):.1f}, {100 * (each.seed_spread_b or 0):.1f}" for _ in spread),
+            f"{100 * each.difference:+.1f}",
+            _range(each.ci_low, each.ci_high),
+            _range(each.fixed_low, each.fixed_high),
+            f"{each.p_value:.4f}",
+            f"{each.p_corrected:.4f}",
+            *(f"{each.p_these_seeds:.4f}" for _ in alone),
+        )
+    return table
+
+
+def _steps(row: Difference) -> str:
+    """E.g. `` at step 120``; the steps of a trial and a checkpoint that has none, or of two trials."""
+    steps = [step for step in (row.step_a, row.step_b) if step is not None]
+    return f" at step {' and '.join(map(str, dict.fromkeys(steps)))}" if steps else ""
 
 
 def _range(low: float, high: float) -> str:

@@ -15,11 +15,12 @@ DONE, TRIAL_FAILED, USER_ERROR, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 COMMANDS = {
     "plan": ("dft_sweeps.cli.plan", "Check a spec and show what it would run."),
     "run": ("dft_sweeps.cli.run", "Run a sweep: train, evaluate, record, report."),
+    "evaluate": ("dft_sweeps.cli.evaluate", "Evaluate checkpoints on their own, without a sweep."),
     "grade": ("dft_sweeps.cli.grade", "Grade completions made anywhere."),
     "list": ("dft_sweeps.cli.list_", "List the sweeps."),
     "status": ("dft_sweeps.cli.status", "Show how far a sweep's trials are."),
     "report": ("dft_sweeps.cli.report", "Make the tables and figures of a sweep."),
-    "compare": ("dft_sweeps.cli.compare", "Compare trials or sweeps question by question."),
+    "compare": ("dft_sweeps.cli.compare", "Compare trials, checkpoints or sweeps question by question."),
     "ui": ("dft_sweeps.cli.ui", "Open the MLflow UI on the recorded curves."),
     "doctor": ("dft_sweeps.cli.doctor", "Check this machine or cluster, and say how to mend it."),
 }
@@ -52,6 +53,7 @@ def group() -> None:
       dft-sweeps plan sweep_specs/quickstart.yaml    what would run, and what is done already
       dft-sweeps run  sweep_specs/quickstart.yaml    train, evaluate every checkpoint, draw the curves
       dft-sweeps ui                                  browse the runs in MLflow
+      dft-sweeps evaluate Qwen/Qwen2.5-Math-1.5B --benchmarks math500    measure any model
 
     \b
     Exit codes: 0 done; 1 a trial failed; 2 something in what you gave is wrong;

@@ -18,6 +18,7 @@ from dft_sweeps.cli.options import (
     tracking_uri_option,
 )
 from dft_sweeps.cli.printing import console, print_json
+from dft_sweeps.cli.prompts_in_words import prompts_in_words, sampling_in_words
 from dft_sweeps.cli.smallest_differences import ASSUMPTIONS, differences_table, small_sets, smallest_differences
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def print_plan(prepared: PreparedSweep, plan: Plan) -> None:
         f"(the base model's {plan.base_completions:,} are shared by all trials).",
         soft_wrap=True,
     )
-    for line in [*_recipes(plan.cells), *_overlong(todo), prompts_in_words(prepared)]:
+    for line in [*_recipes(plan.cells), *_overlong(todo), prompts_in_words(prepared), *sampling_in_words(prepared)]:
         out.print(line, soft_wrap=True, markup=False)
     differences = smallest_differences(prepared)
     if differences:
@@ -143,25 +144,3 @@ def overlong_in_words(overlong: int, dropped: int, whose: str) -> str:
         return f"{begun} left out."
     rest = f"; {dropped:,} of them left out, for their prompts alone fill it" if dropped else ""
     return f"{begun} cut off there{rest}."
-
-
-def prompts_in_words(prepared: PreparedSweep) -> str:
-    """Whether the policies are evaluated with the prompts they are trained on, in one line for the sweep."""
-    from dft_sweeps.evaluation.benchmarks import prompt_suffix
-
-    facts = [trial.facts for trial in prepared.trials]
-    others = [known for known in facts if known.prompted_otherwise]
-    if not others:
-        return "Training and evaluation prompts agree."
-    some = f" in {len(others)} of {len(facts)} trials" if len(others) < len(facts) else ""
-    ours = sorted({known.instruction for known in others})
-    theirs: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for known in others for name in known.prompted_otherwise):
-        theirs.setdefault(prompt_suffix(name), []).append(name)
-    asked = "; ".join(f"{', '.join(names)} {_appended(suffix)}" for suffix, names in theirs.items())
-    trained = " or ".join(map(_appended, ours))
-    return f"Training and evaluation prompts differ{some}. What follows a question: in training {trained}; in {asked}."
-
-
-def _appended(text: str) -> str:
-    return repr(text) if text else "nothing"

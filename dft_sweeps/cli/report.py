@@ -43,6 +43,10 @@ def command(
     the average accuracy per sampling; writes tables (Markdown, CSV) and figures (PNG, SVG) to
     STORAGE/reports/ID, and adds them to the sweep's run in MLflow.
 
+    Trials that differ in train.seed alone are one row and one line, their mean, and intervals hold the spread
+    over seeds. The best trial and step are named, with how they were chosen: on the questions that
+    evaluation.selection_share holds out, or else on the test questions, which makes the number too high.
+
     \b
     Example:
       dft-sweeps report quickstart
@@ -60,7 +64,8 @@ def print_report(
     as_json: bool = False,
 ) -> None:
     """Writes the report of a sweep, adds it to the sweep's run, and prints the tables and where everything is."""
-    from dft_sweeps.report.curves import collect
+    from dft_sweeps.report.best import best
+    from dft_sweeps.report.collect import collect
     from dft_sweeps.report.tables import records
     from dft_sweeps.report.write import write_report
     from dft_sweeps.tracking.reader import Reader
@@ -75,7 +80,15 @@ def print_report(
     for path in paths:
         tracker.log_file(found.run_id, path, "report")
     if as_json:
-        return print_json({"curves": records(curves), "notes": curves.notes, "files": [str(path) for path in paths]})
+        found_best = [best(curves, sampling) for sampling in curves.samplings]
+        return print_json(
+            {
+                "curves": records(curves),
+                "best": [each for each in found_best if each is not None],
+                "notes": curves.notes,
+                "files": [str(path) for path in paths],
+            }
+        )
     _print(curves, benchmarks, paths)
 
 
@@ -90,13 +103,14 @@ def _chosen(curves: SweepCurves, wanted: Sequence[str]) -> list[str]:
 
 
 def _print(curves: SweepCurves, benchmarks: Sequence[str], paths: Sequence[Path]) -> None:
+    from dft_sweeps.report.best import sentences
     from dft_sweeps.report.tables import accuracy_tables, rich_table
 
     out = console()
     for table in accuracy_tables(curves, benchmarks):
         out.print(rich_table(table, out.width))
         out.print()
-    for note in (*curves.accuracy_notes, *curves.notes):
+    for note in (*sentences(curves), *curves.accuracy_notes, *curves.notes):
         out.print(note, soft_wrap=True, markup=False)
     out.print()
     for path in paths:

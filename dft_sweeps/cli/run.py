@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dft_sweeps.orchestration.coordinator import Outcome
     from dft_sweeps.orchestration.prepare import PreparedSweep
     from dft_sweeps.spec.plan import ClusterFacts
-    from services.pool import Pool, PoolSettings
+    from services.pool import Pool
 
 Say = Callable[[str, str], None]
 
@@ -50,7 +50,8 @@ def command(
       dft-sweeps run sweep_specs/quickstart.yaml
       dft-sweeps run sweep_specs/gsm8k_local.yaml --set trial.data.source.path=my.jsonl
     """
-    from dft_sweeps.cli.plan import overlong_in_words, prompts_in_words
+    from dft_sweeps.cli.plan import overlong_in_words
+    from dft_sweeps.cli.prompts_in_words import prompts_in_words, sampling_in_words
     from dft_sweeps.cli.report import print_report
     from dft_sweeps.orchestration.cluster import set_environment
     from dft_sweeps.orchestration.locks import trial_locks
@@ -66,7 +67,8 @@ def command(
     for overlong, dropped in sorted({(trial.facts.overlong, trial.facts.dropped) for trial in prepared.trials}):
         if overlong:
             say("prepare", overlong_in_words(overlong, dropped, "a trial's data"))
-    say("prepare", prompts_in_words(prepared))
+    for line in [prompts_in_words(prepared), *sampling_in_words(prepared)]:
+        say("prepare", line)
     storage = writable_storage(storage)
     uri = resolve_tracking_uri(storage, tracking_uri)
     set_environment(address)
@@ -108,6 +110,7 @@ def _run(prepared: PreparedSweep, storage: Path, uri: str, address: str | None, 
 @contextmanager
 def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterator[tuple[Pool, int]]:
     """Ray and the evaluation pool, for the block's duration, and how many trials fit beside the pool."""
+    from dft_sweeps.cli.engines import pool_settings, stop_tokens
     from dft_sweeps.cli.gather import this_machine
     from dft_sweeps.orchestration.cluster import cluster
     from services.pool import start_pool, stop_pool
@@ -119,7 +122,10 @@ def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterato
         concurrent = _concurrent_trials(prepared, facts)
         trials = "one trial" if concurrent == 1 else f"{concurrent} trials"
         say("services", f"Ray is up: {facts.cpus:g} CPUs, {facts.gpus:g} GPUs; {trials} at a time")
-        settings = pool_settings(prepared)
+        stops = stop_tokens(prepared.prompts, prepared.model.directory)
+        ranks = [adapter.rank for trial in prepared.trials if (adapter := trial.trial.spec.train.adapter)]
+        name = f"evaluation-{prepared.sweep_id}"
+        settings = pool_settings(prepared.sweep.spec.pool, stops, name, max(ranks, default=None))
         try:
             yield start_pool(settings, str(prepared.model.directory), lambda line: say("services", line)), concurrent
         finally:
@@ -136,40 +142,3 @@ def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:
     if missing:
         raise prepared.sweep.document.error(("execution",), missing)
     return min(concurrent, len(prepared.trials))
-
-
-def pool_settings(prepared: PreparedSweep) -> PoolSettings:
-    """The pool that a spec asks for, for its model."""
-    from services.engine_settings import EngineSettings
-    from services.pool import PoolSettings
-
-    pool = prepared.sweep.spec.pool
-    engine = EngineSettings(
-        stop_token_ids=stop_tokens(prepared),
-        max_model_len=pool.max_model_len,
-        device="cuda" if pool.gpus_per_engine else "cpu",
-        dtype=pool.dtype,
-        max_num_seqs=pool.max_num_seqs,
-        kv_cache_gib=pool.kv_cache_gib,
-        threads=pool.cpus_per_engine,
-        gpu_memory_utilization=pool.gpu_memory_utilization,
-        canary_tolerance=1e-3 if pool.dtype == "float32" else 5e-2,
-    )
-    return PoolSettings(
-        engine=engine,
-        replicas=pool.replicas,
-        num_cpus=pool.cpus_per_engine,
-        num_gpus=pool.gpus_per_engine,
-        name=f"evaluation-{prepared.sweep_id}",
-    )
-
-
-def stop_tokens(prepared: PreparedSweep) -> tuple[int, ...]:
-    """What ends a completion: the end-of-sequence tokens of the tokenizer and of the model's generation settings."""
-    from transformers import GenerationConfig
-
-    tokens = {prepared.tokenizer.eos_token_id}
-    if (prepared.model.directory / "generation_config.json").is_file():
-        ends = GenerationConfig.from_pretrained(prepared.model.directory).eos_token_id
-        tokens |= {ends} if isinstance(ends, int) else set(ends or ())
-    return tuple(sorted(tokens))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dft_sweeps.evaluation.benchmarks import Benchmark
 from dft_sweeps.evaluation.power import CORRELATION, LIKENESS, smallest_difference
+from dft_sweeps.evaluation.selection import held_out
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,21 +44,28 @@ def smallest_differences(prepared: PreparedSweep) -> list[SmallestDifference]:
     """By sampling, then benchmark. Greedy samplings are left out: what is assumed of samples does not hold there."""
     from dft_sweeps.evaluation.benchmarks import assumed_accuracy
 
+    share = prepared.evaluation.selection_share
     return [
         SmallestDifference(
             benchmark=benchmark.name,
-            questions=len(benchmark.questions),
+            questions=(questions := _compared(benchmark, share)),
             sampling=name,
             samples=sampling.samples,
             assumed_accuracy=(accuracy := assumed_accuracy(benchmark.name)),
-            new_questions=smallest_difference(len(benchmark.questions), sampling.samples, accuracy),
-            fixed_list=smallest_difference(len(benchmark.questions), sampling.samples, accuracy, fixed_list=True),
-            optimistic=len(benchmark.questions) < _SMALL,
+            new_questions=smallest_difference(questions, sampling.samples, accuracy),
+            fixed_list=smallest_difference(questions, sampling.samples, accuracy, fixed_list=True),
+            optimistic=questions < _SMALL,
         )
         for name, sampling in prepared.evaluation.samplings.items()
         if sampling.temperature > 0
         for benchmark in prepared.benchmarks.values()
     ]
+
+
+def _compared(benchmark: Benchmark, selection_share: float | None) -> int:
+    """Questions that are not held out for selection."""
+    ids = [question.id for question in benchmark.questions]
+    return len(ids) - (len(held_out(benchmark.name, ids, selection_share)) if selection_share else 0)
 
 
 def differences_table(found: list[SmallestDifference]) -> Table:

@@ -1,7 +1,4 @@
-"""From demonstrations to token ids: the tokenizer's chat template around the prompt, the completion, end of sequence.
-
-The template is the one evaluation renders prompts with, so the policy is trained on the prompts it is measured on.
-"""
+"""From demonstrations to token ids: the prompt as its template writes it, the completion, end of sequence."""
 
 from __future__ import annotations
 
@@ -10,17 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.data.sources import Demonstration
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import DataSpec
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -98,16 +93,16 @@ class EncodedData(Sequence[Sample]):
             return cls(arrays["ids"], arrays["lengths"], arrays["prompts"], int(arrays["overlong"]))
 
 
-def encode(rows: Sequence[Demonstration], data: DataSpec, tokenizer: PreTrainedTokenizerBase) -> EncodedData:
+def encode(rows: Sequence[Demonstration], data: DataSpec, prompts: Prompts) -> EncodedData:
     """Tokenizes the rows a trial trains on, in the order of the source.
 
     Raises:
         SpecError: fewer rows than `data.samples`, samples longer than `max_length` under ``overflow: error``, no sample
-            left, or a tokenizer without a chat template or an end-of-sequence token.
+            left, or a tokenizer without an end-of-sequence token.
     """
-    if tokenizer.eos_token_id is None:
+    if prompts.tokenizer.eos_token_id is None:
         raise SpecError("the model's tokenizer has no end-of-sequence token")
-    samples = [_encode_row(row, tokenizer) for row in _chosen(rows, data)]
+    samples = [_encode_row(row, prompts) for row in _chosen(rows, data)]
     overlong = [len(sample.ids) for sample in samples if len(sample.ids) > data.max_length]
     if overlong and data.overflow == "error":
         raise SpecError(
@@ -139,24 +134,7 @@ def _chosen(rows: Sequence[Demonstration], data: DataSpec) -> Sequence[Demonstra
     return [rows[index] for index in sorted(np.random.default_rng(data.seed).permutation(len(rows))[: data.samples])]
 
 
-def _encode_row(row: Demonstration, tokenizer: PreTrainedTokenizerBase) -> Sample:
-    prompt = prompt_ids(row.prompt, tokenizer)
+def _encode_row(row: Demonstration, prompts: Prompts) -> Sample:
+    prompt, tokenizer = prompts.ids(row.prompt), prompts.tokenizer
     completion = tokenizer(row.completion, add_special_tokens=False)["input_ids"]
     return Sample((*prompt, *completion, tokenizer.eos_token_id), len(prompt))
-
-
-def prompt_ids(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids of a user's turn under the tokenizer's chat template, up to where the answer begins.
-
-    Raises:
-        SpecError: the tokenizer has no chat template.
-    """
-    require_template(tokenizer)
-    turn = [{"role": "user", "content": prompt}]
-    return tuple(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False))
-
-
-def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises SpecError where the tokenizer has no chat template."""
-    if tokenizer.chat_template is None:
-        raise SpecError("the model's tokenizer has no chat template, so there is no telling how to write a prompt")

@@ -1,19 +1,21 @@
 """Evaluation of one checkpoint on one benchmark: render, generate, decode, grade.
 
-`evaluate` is `generate` followed by `grade`; the two are apart so that stored completions can be graded
-again.
+`evaluate` is `generate` followed by `grade`; the two are apart so that stored completions can be graded again.
+Adaptive samplings are generated in rounds, between which they are graded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from dft_sweeps.data.prompt_templates import Prompts
+from dft_sweeps.evaluation.adaptive import looks, next_round
 from dft_sweeps.evaluation.benchmarks import Benchmark, Question
 from dft_sweeps.evaluation.generator import Completion, Generator, Request
 from dft_sweeps.evaluation.grading import GraderPool, grader_version
-from dft_sweeps.evaluation.prompts import render, template_digest
 from dft_sweeps.evaluation.results import (
     BenchmarkResult,
     CompletionRow,
@@ -25,9 +27,6 @@ from dft_sweeps.evaluation.results import (
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import SamplingSpec
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 _MOST_SAMPLES = 1024
 """The bound of `SamplingSpec.samples`: seeds of two questions lie at least this far apart."""
 
@@ -36,43 +35,109 @@ def evaluate(
     generator: Generator,
     benchmark: Benchmark,
     sampling: SamplingSpec,
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     graders: GraderPool,
 ) -> BenchmarkResult:
     """Samples every question of a benchmark from the generator's weights and grades the completions.
 
     The entry for notebooks and scripts; a sweep calls `generate_all` and `grade`, with a store between them.
     """
-    return grade(generate(generator, benchmark, sampling, tokenizer), benchmark, graders)
+    [completions] = generate_all(generator, [(benchmark, sampling)], prompts, graders)
+    return grade(completions, benchmark, graders)
 
 
-def generate(
-    generator: Generator, benchmark: Benchmark, sampling: SamplingSpec, tokenizer: PreTrainedTokenizerBase
-) -> Completions:
-    """Samples every question of a benchmark, for notebooks and scripts that keep completions to grade them later."""
-    [completions] = generate_all(generator, [(benchmark, sampling)], tokenizer)
+def generate(generator: Generator, benchmark: Benchmark, sampling: SamplingSpec, prompts: Prompts) -> Completions:
+    """Samples every question of a benchmark, not adaptively, for notebooks and scripts that keep completions to grade
+    them later."""
+    [completions] = generate_all(generator, [(benchmark, sampling)], prompts)
     return completions
 
 
+@dataclass(frozen=True)
+class Task:
+    """A benchmark to be asked of some weights."""
+
+    weights_digest: str
+    benchmark: Benchmark
+    sampling: SamplingSpec
+
+
+Groups = Mapping[str, Sequence[Request]]
+"""Requests by the digest of the weights they are for."""
+Answers = Mapping[str, Sequence[Sequence[Completion]]]
+
+
 def generate_all(
-    generator: Generator, pairs: Sequence[tuple[Benchmark, SamplingSpec]], tokenizer: PreTrainedTokenizerBase
+    generator: Generator,
+    pairs: Sequence[tuple[Benchmark, SamplingSpec]],
+    prompts: Prompts,
+    graders: GraderPool | None = None,
 ) -> list[Completions]:
-    """Samples several benchmarks in one call to the generator, which keeps its batches full to the end."""
+    """Samples several benchmarks from the generator's weights (see `generate_tasks`)."""
     weights = generator.weights_digest
-    asked = [requests(benchmark, sampling, tokenizer) for benchmark, sampling in pairs]
-    answers = generator.generate([request for batch in asked for request in batch])
-    assert generator.weights_digest == weights, "the generator changed its weights while it sampled"
-    assert len(answers) == sum(map(len, asked)), "the generator left questions out"
-    answer, template, found = iter(answers), template_digest(tokenizer), []
-    for benchmark, sampling in pairs:
-        key = evaluation_key(weights, benchmark, template, sampling)
-        rows = [
-            row
-            for question in benchmark.questions
-            for row in _rows(benchmark, question, sampling, next(answer), tokenizer)
+
+    def ask(groups: Groups) -> Answers:
+        answers = generator.generate(groups[weights])
+        assert generator.weights_digest == weights, "the generator changed its weights while it sampled"
+        return {weights: answers}
+
+    return generate_tasks(ask, [Task(weights, *pair) for pair in pairs], prompts, graders)
+
+
+def generate_tasks(
+    ask: Callable[[Groups], Answers], tasks: Sequence[Task], prompts: Prompts, graders: GraderPool | None = None
+) -> list[Completions]:
+    """Samples several benchmarks, of one or several weights, in one call of `ask`, which keeps batches full to the end.
+
+    Adaptive ones are asked for further samples, in further calls, until each one's accuracy is known closely enough
+    by its own grader; only they need `graders`.
+    """
+    found = [Completions(evaluation_key(t.weights_digest, t.benchmark, t.sampling, prompts), ()) for t in tasks]
+    wanted = [_first_round(task.sampling) for task in tasks]
+    while any(wanted):
+        asked = [
+            requests(task.benchmark, task.sampling, prompts, range(have.samples, have.samples + more)) if more else []
+            for task, have, more in zip(tasks, found, wanted, strict=True)
         ]
-        found.append(Completions(key, tuple(rows)))
+        groups: dict[str, list[Request]] = {}
+        for task, batch in zip(tasks, asked, strict=True):
+            groups.setdefault(task.weights_digest, []).extend(batch)
+        answers = ask({weights: batch for weights, batch in groups.items() if batch})
+        rest = {weights: iter(completions) for weights, completions in answers.items()}
+        for index, (task, batch, more) in enumerate(zip(tasks, asked, wanted, strict=True)):
+            if more:
+                fresh = list(itertools.islice(rest[task.weights_digest], len(batch)))
+                assert len(fresh) == len(batch), "the generator left questions out"
+                assert all(len(each) == more for each in fresh), f"not {more} completions of every question"
+                found[index] = _joined(found[index], task.benchmark, fresh, prompts)
+                wanted[index] = _further(found[index], task.benchmark, graders)
     return found
+
+
+def _first_round(sampling: SamplingSpec) -> int:
+    """Samples of every question to begin with."""
+    return sampling.samples if sampling.adaptive is None else looks(sampling.samples)[0]
+
+
+def _further(completions: Completions, benchmark: Benchmark, graders: GraderPool | None) -> int:
+    """How many more samples every question needs."""
+    sampling = completions.key.sampling
+    if sampling.adaptive is None:
+        return 0
+    assert graders is not None, "adaptive sampling needs graders"
+    correct = grade(completions, benchmark, graders).correct
+    return next_round(correct, sampling.adaptive.half_width / 100, sampling.samples).more[0]
+
+
+def _joined(
+    before: Completions, benchmark: Benchmark, fresh: Sequence[Sequence[Completion]], prompts: Prompts
+) -> Completions:
+    """Completions with a round of further ones, question by question."""
+    have, rows = before.samples, []
+    for index, (question, completions) in enumerate(zip(benchmark.questions, fresh, strict=True)):
+        rows += before.rows[index * have : (index + 1) * have]
+        rows += _rows(benchmark, question, before.key.sampling.seed, have, completions, prompts)
+    return Completions(before.key, tuple(rows))
 
 
 def grade(
@@ -91,43 +156,62 @@ def grade(
     return BenchmarkResult(completions.key, grader_version(grader), benchmark.limited, questions)
 
 
-def evaluation_key(weights_digest: str, benchmark: Benchmark, template: str, sampling: SamplingSpec) -> EvaluationKey:
-    """The identity of an evaluation that may not have happened yet."""
-    return EvaluationKey(weights_digest, benchmark.name, benchmark.digest, template, sampling)
+def evaluation_key(
+    weights_digest: str, benchmark: Benchmark, sampling: SamplingSpec, prompts: Prompts
+) -> EvaluationKey:
+    """The identity of an evaluation that may be to come. A context that cuts nothing off is no part of it."""
+    if (
+        sampling.context is not None
+        and longest_prompt(benchmark, prompts) + sampling.max_new_tokens <= sampling.context
+    ):
+        sampling = sampling.model_copy(update={"context": None})
+    return EvaluationKey(weights_digest, benchmark.name, benchmark.digest, prompts.digest, sampling)
 
 
-def requests(benchmark: Benchmark, sampling: SamplingSpec, tokenizer: PreTrainedTokenizerBase) -> list[Request]:
-    """What a generator is asked for: one request per question, in the benchmark's order."""
-    return [
-        Request(
-            prompt=render(tokenizer, question.prompt_text),
-            n=sampling.samples,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_new_tokens=sampling.max_new_tokens,
-            seed=question_seed(benchmark.name, question.id, sampling.seed),
+def requests(
+    benchmark: Benchmark, sampling: SamplingSpec, prompts: Prompts, samples: range | None = None
+) -> list[Request]:
+    """What a generator is asked for: one request per question, in the benchmark's order.
+
+    Args:
+        samples: which of a question's samples; by default all of them.
+    """
+    wanted = range(sampling.samples) if samples is None else samples
+    asked = []
+    for question in benchmark.questions:
+        prompt = prompts.ids(question.prompt_text)
+        room = sampling.max_new_tokens if sampling.context is None else sampling.context - len(prompt)
+        asked.append(
+            Request(
+                prompt=prompt,
+                n=len(wanted),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_new_tokens=min(sampling.max_new_tokens, room),
+                seed=question_seed(benchmark.name, question.id, sampling.seed) + wanted.start,
+            )
         )
-        for question in benchmark.questions
-    ]
+    return asked
 
 
-def check_lengths(
-    benchmark: Benchmark, sampling: SamplingSpec, tokenizer: PreTrainedTokenizerBase, max_model_len: int
-) -> None:
-    """Refuses a benchmark whose prompts leave no room for `max_new_tokens` in a context of `max_model_len`.
+def longest_prompt(benchmark: Benchmark, prompts: Prompts) -> int:
+    """Tokens of the longest prompt of a benchmark."""
+    return max(len(prompts.ids(question.prompt_text)) for question in benchmark.questions)
+
+
+def check_lengths(benchmark: Benchmark, prompts: Prompts, context: int) -> None:
+    """Refuses a benchmark with a prompt that leaves no room for an answer in `context` tokens.
 
     Raises:
-        SpecError: names the longest prompt and the largest `max_new_tokens` that fits.
+        SpecError: names the question.
     """
-    lengths = {question.id: len(render(tokenizer, question.prompt_text)) for question in benchmark.questions}
-    longest = max(lengths, key=lambda id_: lengths[id_])
-    room = max_model_len - lengths[longest]
-    if sampling.max_new_tokens > room:
-        fits = f"at most {room} new tokens fit" if room > 0 else "the prompt alone does not fit"
-        raise SpecError(
-            f"benchmark {benchmark.name!r}, question {longest!r}: a prompt of {lengths[longest]} tokens and "
-            f"max_new_tokens {sampling.max_new_tokens} exceed max_model_len {max_model_len} ({fits})"
-        )
+    for question in benchmark.questions:
+        length = len(prompts.ids(question.prompt_text))
+        if length >= context:
+            raise SpecError(
+                f"benchmark {benchmark.name!r}, question {question.id!r}: a prompt of {length} tokens leaves no room "
+                f"for an answer in a context of {context}; raise pool.max_model_len, or leave the question out"
+            )
 
 
 def question_seed(benchmark: str, question_id: str, seed: int) -> int:
@@ -149,23 +233,24 @@ def prompt_hash(question: Question) -> str:
 def _rows(
     benchmark: Benchmark,
     question: Question,
-    sampling: SamplingSpec,
+    seed: int,
+    start: int,
     completions: Sequence[Completion],
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
 ) -> list[CompletionRow]:
-    assert len(completions) == sampling.samples, f"{len(completions)} completions instead of {sampling.samples}"
-    seed = question_seed(benchmark.name, question.id, sampling.seed)
-    texts = tokenizer.batch_decode([list(each.token_ids) for each in completions], skip_special_tokens=True)
+    """Samples of a question from number `start` on."""
+    seed = question_seed(benchmark.name, question.id, seed)
+    texts = prompts.decode([each.token_ids for each in completions])
     return [
         CompletionRow(
             question_id=question.id,
-            sample=index,
-            seed=seed + index,
+            sample=sample,
+            seed=seed + sample,
             prompt_hash=prompt_hash(question),
             text=text,
             token_ids=completion.token_ids,
             logprobs=completion.logprobs,
             finish_reason=completion.finish_reason,
         )
-        for index, (completion, text) in enumerate(zip(completions, texts, strict=True))
+        for sample, (completion, text) in enumerate(zip(completions, texts, strict=True), start=start)
     ]

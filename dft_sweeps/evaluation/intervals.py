@@ -77,27 +77,71 @@ def over_seeds(
 ) -> Interval:
     """Mean accuracy of policies trained with several seeds, with its interval for other seeds too.
 
-    The distances to the bounds of all seeds' samples taken together and Student's t half-width of the seeds'
-    accuracies add up in squares. The latter contains sampling noise as well, so this errs to the wide side.
-
     Args:
         per_seed: for each training seed the rows of `interval`, of the same questions in the same order.
 
     Raises:
         ValueError: fewer than two seeds, or seeds with different numbers of questions.
     """
+    return over_seeds_of_counts([seed_counts(per_seed)], level, kind)
+
+
+def over_seeds_of_counts(
+    benchmarks: Sequence[tuple[Array, Array]], level: float = LEVEL, kind: Kind = "new_questions"
+) -> Interval:
+    """`over_seeds`, of the unweighted mean over benchmarks, from right samples and samples [seeds, questions] of each.
+
+    The distances to the bounds of all seeds' samples taken together and Student's t half-width of the seeds'
+    accuracies add up in squares. The latter contains sampling noise as well, so this errs to the wide side. A seed
+    that is good on one benchmark may be so on all: its accuracy is the mean over benchmarks.
+
+    Raises:
+        ValueError: fewer than two seeds, or nothing to average.
+    """
+    pooled = average([interval_of_counts(*pool_seeds(*each), level, kind) for each in benchmarks])
+    accuracies = seed_accuracies(benchmarks)
+    half = seed_half_width(accuracies, level)
+    mean = float(accuracies.mean())
+    low = max(0.0, mean - float(np.hypot(pooled.mean - pooled.low, half)))
+    high = min(1.0, mean + float(np.hypot(pooled.high - pooled.mean, half)))
+    return Interval(mean, low, high, f"{pooled.method} and t over {len(accuracies)} seeds", kind)
+
+
+def seed_counts(per_seed: Sequence[Sequence[Sequence[bool]]]) -> tuple[Array, Array]:
+    """Right samples and samples [seeds, questions].
+
+    Raises:
+        ValueError: no seeds, or seeds with different numbers of questions.
+    """
+    if len({len(rows) for rows in per_seed}) != 1:
+        raise ValueError("seeds can be taken together only on the same questions")
+    right, samples = zip(*map(counts, per_seed), strict=True)
+    return np.stack(right), np.stack(samples)
+
+
+def pool_seeds(right: Array, samples: Array) -> tuple[Array, Array]:
+    """Of [seeds, questions], every question's samples of all seeds; seeds weigh alike, whatever their samples."""
+    together = samples.sum(axis=0)
+    return (right / samples).mean(axis=0) * together, together
+
+
+def seed_accuracies(benchmarks: Sequence[tuple[Array, Array]]) -> Array:
+    """Per seed, the unweighted mean over benchmarks."""
+    return np.asarray(np.mean([(right / samples).mean(axis=1) for right, samples in benchmarks], axis=0))
+
+
+def seed_half_width(accuracies: Array, level: float = LEVEL) -> float:
+    """Student's t half-width of the mean of several seeds' accuracies.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
     from scipy.special import stdtrit
 
-    if len(per_seed) < 2 or len({len(rows) for rows in per_seed}) > 1:
-        raise ValueError("the spread over seeds needs at least two seeds, all on the same questions")
-    pooled = interval([[value for row in rows for value in row] for rows in zip(*per_seed, strict=True)], level, kind)
-    accuracies = np.array([interval(rows, level, kind).mean for rows in per_seed])
     seeds = len(accuracies)
-    spread = stdtrit(seeds - 1, (1 + level) / 2) * accuracies.std(ddof=1) / np.sqrt(seeds)
-    mean = float(accuracies.mean())
-    low = max(0.0, mean - float(np.hypot(pooled.mean - pooled.low, spread)))
-    high = min(1.0, mean + float(np.hypot(pooled.high - pooled.mean, spread)))
-    return Interval(mean, low, high, f"{pooled.method} and t over {seeds} seeds", kind)
+    if seeds < 2:
+        raise ValueError("the spread over seeds needs at least two seeds")
+    return float(stdtrit(seeds - 1, (1 + level) / 2) * np.std(accuracies, ddof=1) / np.sqrt(seeds))
 
 
 def average(intervals: Sequence[Interval]) -> Interval:

@@ -6,13 +6,14 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from dft_sweeps.evaluation.adaptive import look_level, looks
 from dft_sweeps.evaluation.generator import FinishReason
 from dft_sweeps.evaluation.grading import Verdict
-from dft_sweeps.evaluation.intervals import Interval, Kind, average, interval
+from dft_sweeps.evaluation.intervals import LEVEL, Interval, Kind, average, interval
 from dft_sweeps.evaluation.metrics import mean_majority_at_k, mean_pass_at_k
 from dft_sweeps.spec.identity import evaluation_id, grade_id
 from dft_sweeps.spec.models import SamplingSpec
@@ -56,6 +57,11 @@ class Completions:
     key: EvaluationKey
     rows: tuple[CompletionRow, ...]
 
+    @property
+    def samples(self) -> int:
+        """Per question: `key.sampling.samples`, or fewer where sampling was adaptive."""
+        return len(self.rows) // max(1, len({row.question_id for row in self.rows}))
+
 
 @dataclass(frozen=True)
 class GradedSample:
@@ -97,13 +103,21 @@ class BenchmarkResult:
 
     @cached_property
     def interval(self) -> Interval:
-        """Accuracy and its 95% interval for new questions. Ungradable completions count as wrong."""
-        return interval(self.correct)
+        """Accuracy and its 95% interval for new questions. Ungradable completions count as wrong.
+
+        Where sampling was adaptive, both intervals hold at all looks together, so wherever it stopped.
+        """
+        return interval(self.correct, self._level)
 
     @cached_property
     def fixed_interval(self) -> Interval:
         """Accuracy and its 95% interval for other samples on these questions."""
-        return interval(self.correct, kind="fixed_list")
+        return interval(self.correct, self._level, "fixed_list")
+
+    @property
+    def _level(self) -> float:
+        sampling = self.key.sampling
+        return LEVEL if sampling.adaptive is None else look_level(looks(sampling.samples))
 
     @property
     def accuracy(self) -> float:
@@ -112,8 +126,17 @@ class BenchmarkResult:
 
     @property
     def samples(self) -> int:
-        """Per question: the k of `pass_at_k` and `majority_at_k`."""
-        return self.key.sampling.samples
+        """Per question: the k of `pass_at_k` and `majority_at_k`. Where sampling was adaptive, where it stopped."""
+        return len(self.questions[0].samples)
+
+    def among(self, question_ids: Collection[str]) -> BenchmarkResult:
+        """The same on these questions alone."""
+        return replace(self, questions=tuple(each for each in self.questions if each.question_id in question_ids))
+
+    @property
+    def saved(self) -> float:
+        """Share of the most samples that adaptive sampling did without; 0 where it was not adaptive."""
+        return 1 - self.samples / self.key.sampling.samples
 
     @cached_property
     def pass_at_k(self) -> float:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dft_sweeps.evaluation import tables
+from dft_sweeps.evaluation.adaptive import looks
 from dft_sweeps.evaluation.benchmarks import Benchmark
 from dft_sweeps.evaluation.evaluate import grade, prompt_hash, question_seed
 from dft_sweeps.evaluation.grading import GraderPool, grader_version
@@ -62,7 +63,7 @@ class EvaluationStore:
         path = directory / "completions.parquet"
         rows = tables.completion_rows(tables.decode(_read_table(path, about), tables.COMPLETION_COLUMNS))
         found = [(row.question_id, row.sample, row.seed, row.prompt_hash) for row in rows]
-        if found != _expected_rows(key, benchmark):
+        if found != _expected_rows(key, benchmark, len(rows)):
             raise CorruptEntry(path, "its rows are not this benchmark's questions and samples")
         return Completions(key, rows)
 
@@ -96,9 +97,9 @@ class EvaluationStore:
         path = directory / "verdicts.parquet"
         columns = tables.decode(_read_table(path, about), tables.VERDICT_COLUMNS)
         found = list(zip(columns["question_id"], columns["sample"], strict=True))
-        if found != [row[:2] for row in _expected_rows(key, benchmark)]:
+        if found != [row[:2] for row in _expected_rows(key, benchmark, len(found))]:
             raise CorruptEntry(path, "its rows are not this benchmark's questions and samples")
-        questions = tables.graded_questions(columns, key.sampling.samples)
+        questions = tables.graded_questions(columns, len(found) // len(benchmark.questions))
         result = BenchmarkResult(key, grader, benchmark.limited, questions)
         if about.get("counts") != _counts(result):
             raise CorruptEntry(directory / "result.json", "its counts disagree with the verdicts beside it")
@@ -151,12 +152,15 @@ def _bounds(interval: Interval) -> dict[str, Any]:
     return {"low": interval.low, "high": interval.high, "method": interval.method}
 
 
-def _expected_rows(key: EvaluationKey, benchmark: Benchmark) -> list[tuple[str, int, int, str]]:
-    """(question id, sample, seed, prompt hash) of every completion, in the order of an entry's rows."""
-    rows = []
+def _expected_rows(key: EvaluationKey, benchmark: Benchmark, count: int) -> list[tuple[str, int, int, str]]:
+    """(question id, sample, seed, prompt hash) of every completion, in the order of an entry's rows, where adaptive
+    sampling that ended with `count` completions is whole."""
+    rows, samples = [], key.sampling.samples
+    if key.sampling.adaptive is not None and count // len(benchmark.questions) in looks(samples):
+        samples = count // len(benchmark.questions)
     for question in benchmark.questions:
         seed, hashed = question_seed(key.benchmark, question.id, key.sampling.seed), prompt_hash(question)
-        rows += [(question.id, sample, seed + sample, hashed) for sample in range(key.sampling.samples)]
+        rows += [(question.id, sample, seed + sample, hashed) for sample in range(samples)]
     return rows
 
 
@@ -190,7 +194,7 @@ def _counts(result: BenchmarkResult) -> dict[str, Any]:
     """The part of a summary that follows from the verdicts alone, whatever the interval's method."""
     return {
         "questions": len(result.questions),
-        "samples": result.key.sampling.samples,
+        "samples": result.samples,
         "accuracy": result.accuracy,
         "truncated": result.truncated,
         "no_answer": result.no_answer,

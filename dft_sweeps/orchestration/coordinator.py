@@ -95,10 +95,7 @@ class Coordinator:
         try:
             with GraderPool() as graders:
                 evaluations = Evaluations(
-                    self._prepared,
-                    EvaluationStore(self._storage),
-                    pool,
-                    graders,
+                    self._prepared.benchmarks, self._prepared.prompts, EvaluationStore(self._storage), pool, graders
                 )
                 try:
                     self._take_up(evaluations, concurrent)
@@ -206,7 +203,8 @@ class Coordinator:
 
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:
         state.outstanding.add(checkpoint.step)
-        evaluations.submit(state.prepared.training_id, checkpoint)
+        samplings = self._prepared.samplings_at(state.prepared, checkpoint.step)
+        evaluations.submit(state.prepared.training_id, checkpoint, samplings)
 
     def _show_progress(self, state: TrialState, rows: Sequence[StepRow]) -> None:
         name = state.prepared.trial.name

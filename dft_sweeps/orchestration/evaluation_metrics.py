@@ -8,6 +8,7 @@ from statistics import fmean
 from dft_sweeps.evaluation.harness_accuracy import harness_accuracy
 from dft_sweeps.evaluation.intervals import Interval
 from dft_sweeps.evaluation.results import BenchmarkResult, Judgements, macro_average
+from dft_sweeps.evaluation.selection import held_out
 from dft_sweeps.tracking import names
 
 
@@ -16,10 +17,16 @@ def own_result(judged: Judgements) -> BenchmarkResult:
     return next(iter(judged.values()))
 
 
-def evaluation_metrics(prefix: str, results: Sequence[Judgements]) -> dict[str, float]:
+def evaluation_metrics(
+    prefix: str, results: Sequence[Judgements], selection_share: float | None = None
+) -> dict[str, float]:
     """Metrics of one sampling on all benchmarks, and their averages; the published harness's average where it judged
-    every benchmark."""
+    every benchmark. With a `selection_share`, of the questions that are not held out for selection, and the accuracies
+    on those that are."""
     metrics: dict[str, float] = {}
+    if selection_share is not None:
+        parts = [_split(judged, selection_share) for judged in results]
+        metrics, results = _selection_metrics(prefix, [held for held, _ in parts]), [rest for _, rest in parts]
     for judged in results:
         metrics |= _benchmark_metrics(prefix, judged)
     own = [own_result(judged) for judged in results]
@@ -30,6 +37,28 @@ def evaluation_metrics(prefix: str, results: Sequence[Judgements]) -> dict[str, 
     return metrics
 
 
+def without_held_out(judged: Judgements, selection_share: float | None) -> Judgements:
+    """The results on the questions that are not held out for selection."""
+    return judged if selection_share is None else _split(judged, selection_share)[1]
+
+
+def _split(judged: Judgements, share: float) -> tuple[Judgements, Judgements]:
+    """Results on the questions held out for selection, and on the others."""
+    own = own_result(judged)
+    ids = [question.question_id for question in own.questions]
+    chosen = held_out(own.key.benchmark, ids, share)
+    held, rest = (
+        {grader: result.among(part) for grader, result in judged.items()} for part in (chosen, frozenset(ids) - chosen)
+    )
+    return held, rest
+
+
+def _selection_metrics(prefix: str, results: Sequence[Judgements]) -> dict[str, float]:
+    own = {own_result(judged).key.benchmark: own_result(judged).accuracy for judged in results}
+    accuracies = own | {names.AVERAGE: fmean(own.values())}
+    return {names.eval_metric(prefix, name, "selection_accuracy"): value for name, value in accuracies.items()}
+
+
 def _benchmark_metrics(prefix: str, judged: Judgements) -> dict[str, float]:
     own = own_result(judged)
     benchmark = own.key.benchmark
@@ -37,7 +66,11 @@ def _benchmark_metrics(prefix: str, judged: Judgements) -> dict[str, float]:
         names.eval_metric(prefix, benchmark, "truncated"): own.truncated,
         names.eval_metric(prefix, benchmark, "no_answer"): own.no_answer,
         names.eval_metric(prefix, benchmark, "ungradable"): float(own.ungradable),
+        names.eval_metric(prefix, benchmark, "tokens"): float(own.tokens),
     }
+    if own.key.sampling.adaptive is not None:
+        metrics[names.eval_metric(prefix, benchmark, "samples")] = float(own.samples)
+        metrics[names.eval_metric(prefix, benchmark, "saved")] = own.saved
     metrics |= _sample_metrics(prefix, benchmark, [own])
     paper = judged.get("paper")
     if paper is None:
@@ -57,9 +90,10 @@ def _average_metrics(prefix: str, results: Sequence[BenchmarkResult], paper: boo
 
 
 def _sample_metrics(prefix: str, benchmark: str, results: Sequence[BenchmarkResult]) -> dict[str, float]:
-    """pass@k and majority@k, averaged over results of one sampling; with one sample both are the accuracy."""
+    """pass@k and majority@k, averaged over results with equally many samples; with one sample both are the
+    accuracy."""
     samples = results[0].samples
-    if samples == 1:
+    if samples == 1 or any(result.samples != samples for result in results):
         return {}
     means = (fmean(result.pass_at_k for result in results), fmean(result.majority_at_k for result in results))
     keys = (names.of_samples("pass", samples), names.of_samples("majority", samples))

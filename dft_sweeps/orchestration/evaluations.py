@@ -1,8 +1,9 @@
 """Evaluating checkpoints on leased engines, while training goes on.
 
 One thread per engine takes the checkpoint whose point is earliest in its curve, swaps its weights in, and generates
-what the store does not hold yet. Another thread grades what is in the store, so that engines never wait for graders;
-the store is what passes completions between them. Equal weights are one piece of work, whoever asks for it.
+what the store does not hold yet. Another thread grades what is in the store, so that engines never wait for graders
+(but between the rounds of adaptive sampling); the store is what passes completions between them. Equal weights asked
+for in the same way are one piece of work, whoever asks for it, in this sweep or in another that runs beside it.
 An engine that fails is leased anew and the work tried again, `ATTEMPTS` times in all; each failure is reported.
 """
 
@@ -12,38 +13,24 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.evaluation.benchmarks import Benchmark
-from dft_sweeps.evaluation.evaluate import evaluation_key, generate_all
-from dft_sweeps.evaluation.generator import Canary, Generator
+from dft_sweeps.evaluation.evaluate import Task, evaluation_key
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.results import EvaluationKey, Judgements
 from dft_sweeps.evaluation.store import CorruptEntry, EvaluationStore
+from dft_sweeps.orchestration.engines import EnginePool, Engines
+from dft_sweeps.orchestration.locks import generation_lock
 from dft_sweeps.orchestration.mailbox import Checkpoint
-from dft_sweeps.orchestration.prepare import PreparedSweep
+from dft_sweeps.spec.models import SamplingSpec
 
 ATTEMPTS = 3
 CLOSE_S = 15.0
 """How long closing waits for a thread; an engine cancels within a decoding step."""
-
-
-class LeasedEngine(Generator, Protocol):
-    def swap(self, directory: str, weights_digest: str, canary: Canary) -> object: ...
-
-    def release(self) -> None: ...
-
-
-class EnginePool(Protocol):
-    """What the coordinator is handed: engines to lease, one at a time per caller."""
-
-    @property
-    def replicas(self) -> int: ...
-
-    def lease(self) -> AbstractContextManager[LeasedEngine]: ...
 
 
 Results = dict[str, list[Judgements]]
@@ -70,9 +57,13 @@ class AttemptFailed:
     message: str
 
 
+Samplings = tuple[tuple[str, SamplingSpec], ...]
+
+
 @dataclass
 class _Work:
     checkpoint: Checkpoint
+    samplings: Samplings
     subscribers: list[tuple[str, int]]
     attempts: int = 0
     started: float | None = None
@@ -88,22 +79,26 @@ class _Queued:
 
 
 class Evaluations:
-    """The evaluation side of a sweep. `landed` collects results for the coordinator's thread."""
+    """Evaluates checkpoints of one architecture on benchmarks. `landed` collects results for the caller's thread."""
 
     def __init__(
         self,
-        prepared: PreparedSweep,
+        benchmarks: Mapping[str, Benchmark],
+        prompts: Prompts,
         store: EvaluationStore,
         pool: EnginePool,
         graders: GraderPool,
     ) -> None:
-        self._prepared, self._store, self._pool, self._graders = prepared, store, pool, graders
+        self._benchmarks, self._prompts = benchmarks, prompts
+        self._store, self._graders = store, graders
+        self._engines = Engines(pool, prompts, graders, self._say)
         self._queue: queue.PriorityQueue[_Queued] = queue.PriorityQueue()
         self._generated: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._pending: dict[str, _Work] = {}
-        self._leased: set[LeasedEngine] = set()
+        self._pending: dict[tuple[str, Samplings], _Work] = {}
+        self._idle = 0
+        """Threads that wait for work, so engines that nobody leases."""
         self._closed = threading.Event()
         self.landed: queue.SimpleQueue[Evaluated | AttemptFailed] = queue.SimpleQueue()
         self._threads = [
@@ -114,22 +109,23 @@ class Evaluations:
         for thread in (*self._threads, self._grader):
             thread.start()
 
-    def submit(self, training_id: str, checkpoint: Checkpoint) -> None:
-        """Evaluates a checkpoint of a trial; the result lands later."""
+    def submit(self, training_id: str, checkpoint: Checkpoint, samplings: Mapping[str, SamplingSpec]) -> None:
+        """Evaluates a checkpoint of a trial on all benchmarks; the result lands later."""
+        if checkpoint.step == 0:
+            self._engines.base = checkpoint
+        key = checkpoint.weights_digest, tuple(samplings.items())
         with self._lock:
-            if work := self._pending.get(checkpoint.weights_digest):
+            if work := self._pending.get(key):
                 work.subscribers.append((training_id, checkpoint.step))
                 return
-            work = _Work(checkpoint, [(training_id, checkpoint.step)])
-            self._pending[checkpoint.weights_digest] = work
+            work = _Work(checkpoint, key[1], [(training_id, checkpoint.step)])
+            self._pending[key] = work
         self._put(checkpoint.step, work)
 
     def close(self) -> None:
         """Ends the threads: what an engine has under way is cancelled, and nothing further is started."""
         self._closed.set()
-        with self._lock:
-            for engine in self._leased:
-                engine.release()
+        self._engines.close()
         for _ in self._threads:
             self._put(-1, None)
         self._generated.put(None)
@@ -141,48 +137,87 @@ class Evaluations:
 
     def _serve(self) -> None:
         """One engine's thread: leases while there is work, so that nothing holds an engine idle."""
-        while (work := self._queue.get().work) is not None and not self._closed.is_set():
-            self._attempt(work, self._generate)
+        while (work := self._next()) is not None and not self._closed.is_set():
+            self._attempt([work, *self._beside(work)], self._generate)
+
+    def _next(self) -> _Work | None:
+        with self._lock:
+            self._idle += 1
+        work = self._queue.get().work
+        with self._lock:
+            self._idle -= 1
+        return work
+
+    def _beside(self, work: _Work) -> list[_Work]:
+        """Work that waits and can be done on the same engine at the same time."""
+        found: list[_Work] = []
+        while len(found) + 1 < self._engines.places(work.checkpoint):
+            try:
+                queued = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if queued.work is None or self._engines.places(queued.work.checkpoint) == 1:
+                self._queue.put(queued)
+                break
+            found.append(queued.work)
+        return found
 
     def _grade_all(self) -> None:
         """The grading thread, in the order in which completions are generated."""
         while (work := self._generated.get()) is not None and not self._closed.is_set():
-            self._attempt(work, self._grade)
+            self._attempt([work], self._grade)
 
-    def _attempt(self, work: _Work, do: Callable[[_Work], None]) -> None:
+    def _attempt(self, works: Sequence[_Work], do: Callable[[Sequence[_Work]], None]) -> None:
         try:
-            do(work)
+            do(works)
         except CorruptEntry as error:
-            self._land(work, {}, str(error))
+            for work in works:
+                self._land(work, {}, str(error))
         except Exception as error:  # whatever an engine, its process or Ray raises ends this attempt, not the sweep
             reason = " ".join(str(error).split())[-300:] or type(error).__name__
-            work.attempts += 1
-            if work.attempts < ATTEMPTS:
-                step = work.checkpoint.step
-                self.landed.put(AttemptFailed(f"step {step}: attempt {work.attempts} failed: {reason}"))
-                self._put(step, work)
-            else:
-                self._land(work, {}, f"evaluation failed {ATTEMPTS} times; the last time: {reason}")
+            for work in works:
+                self._try_again(work, reason)
 
-    def _generate(self, work: _Work) -> None:
+    def _try_again(self, work: _Work, reason: str) -> None:
+        work.attempts += 1
+        if work.attempts < ATTEMPTS:
+            self._say(f"step {work.checkpoint.step}: attempt {work.attempts} failed: {reason}")
+            self._put(work.checkpoint.step, work)
+        else:
+            self._land(work, {}, f"evaluation failed {ATTEMPTS} times; the last time: {reason}")
+
+    def _say(self, message: str) -> None:
+        self.landed.put(AttemptFailed(message))
+
+    def _generate(self, works: Sequence[_Work]) -> None:
         """Puts into the store what it lacks of completions, and hands the work on to be graded."""
-        missing = [
-            (benchmark, key.sampling)
+        with ExitStack() as locks:
+            for digest in sorted({work.checkpoint.weights_digest for work in works}):
+                locks.enter_context(generation_lock(self._store.root, digest, self._closed))
+            if self._closed.is_set():
+                return
+            missing = {index: tasks for index, work in enumerate(works) if (tasks := self._missing(work))}
+            if missing:
+                asked = [works[index] for index in missing]
+                tasks = [task for tasks in missing.values() for task in tasks]
+                others = self._idle if self._queue.empty() else 0
+                done = self._engines.sample([work.checkpoint for work in asked], tasks, others)
+                for work in asked:
+                    work.started, work.swap_seconds = done.started, done.swap_seconds
+                for completions in done.completions:
+                    self._store.save_completions(completions)
+        for work in works:
+            self._generated.put(work)
+
+    def _missing(self, work: _Work) -> list[Task]:
+        return [
+            Task(key.weights_digest, benchmark, key.sampling)
             for _, benchmark, key in self._wanted(work)
             if not self._store.knows(key, benchmark)
         ]
-        if missing:
-            with self._lease() as engine:
-                work.started = time.monotonic()
-                checkpoint = work.checkpoint
-                engine.swap(checkpoint.directory, checkpoint.weights_digest, checkpoint.canary)
-                work.swap_seconds = time.monotonic() - work.started
-                generated = generate_all(engine, missing, self._prepared.tokenizer)
-            for completions in generated:
-                self._store.save_completions(completions)
-        self._generated.put(work)
 
-    def _grade(self, work: _Work) -> None:
+    def _grade(self, works: Sequence[_Work]) -> None:
+        [work] = works
         results: Results = {}
         for name, benchmark, key in self._wanted(work):
             if self._closed.is_set():
@@ -193,26 +228,15 @@ class Evaluations:
             results.setdefault(name, []).append(judged)
         self._land(work, results)
 
-    @contextmanager
-    def _lease(self) -> Iterator[LeasedEngine]:
-        with self._pool.lease() as engine:
-            with self._lock:
-                self._leased.add(engine)
-            try:
-                yield engine
-            finally:
-                with self._lock:
-                    self._leased.discard(engine)
-
     def _wanted(self, work: _Work) -> Iterator[tuple[str, Benchmark, EvaluationKey]]:
-        for name, sampling in self._prepared.evaluation.samplings.items():
-            for benchmark in self._prepared.benchmarks.values():
-                digest = work.checkpoint.weights_digest
-                yield name, benchmark, evaluation_key(digest, benchmark, self._prepared.template_digest, sampling)
+        digest = work.checkpoint.weights_digest
+        for name, sampling in work.samplings:
+            for benchmark in self._benchmarks.values():
+                yield name, benchmark, evaluation_key(digest, benchmark, sampling, self._prompts)
 
     def _land(self, work: _Work, results: Results, error: str | None = None) -> None:
         with self._lock:
-            del self._pending[work.checkpoint.weights_digest]
+            del self._pending[work.checkpoint.weights_digest, work.samplings]
         seconds = 0.0 if work.started is None or error else time.monotonic() - work.started
         for training_id, step in work.subscribers:
             self.landed.put(Evaluated(training_id, step, results, seconds, work.swap_seconds, error))

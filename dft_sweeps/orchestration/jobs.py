@@ -29,4 +29,5 @@ def make_job(prepared: PreparedSweep, trial: PreparedTrial, storage: Path) -> Tr
         data_file=str(data_file),
         data_digest=trial.data_digest,
         evaluated_steps=tuple(sorted(steps)),
+        template=prepared.prompts.template,
     )

@@ -1,10 +1,12 @@
-"""One coordinator per trial and storage, and one process that trains it: locks that end with their process."""
+"""One coordinator per trial and storage, one process that trains it, one that generates what a checkpoint is asked:
+locks that end with their process."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -32,6 +34,17 @@ def trial_locks(storage: Path, training_ids: Iterable[str]) -> Iterator[None]:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def generation_lock(storage: Path, weights_digest: str, given_up: threading.Event) -> Iterator[None]:
+    """Waits until nobody else on this machine generates with these weights, or until `given_up` is set."""
+    directory = storage / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / f"{weights_digest}.lock").open("a+") as file:
+        while not try_lock(file) and not given_up.wait(1.0):
+            continue
         yield
 
 

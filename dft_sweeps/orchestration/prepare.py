@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dft_sweeps.data.encode import EncodedData, encode
+from dft_sweeps.data.prompt_templates import Prompts, choose_template
 from dft_sweeps.data.sources import Demonstrations, instruction_of, load_demonstrations
 from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark, prompt_suffix
 from dft_sweeps.evaluation.evaluate import check_lengths
-from dft_sweeps.evaluation.grading import grader_version
-from dft_sweeps.evaluation.prompts import template_digest
+from dft_sweeps.orchestration.measures import in_context, measures_of
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.identity import ContentDigests, digest, sweep_id, training_id
 from dft_sweeps.spec.load import Sweep, Trial
@@ -27,10 +27,11 @@ from dft_sweeps.spec.models import (
     EaftObjective,
     EvaluationSpec,
     FileSource,
-    HistogramSpec,
     HubSource,
     NuminaMathSource,
+    SamplingSpec,
     Source,
+    TemplateName,
 )
 from dft_sweeps.spec.plan import TrialFacts
 from dft_sweeps.spec.schema import nearest
@@ -71,8 +72,8 @@ class PreparedSweep:
     measures: str
     """Hash of what its points mean."""
     model: ModelFiles
-    tokenizer: PreTrainedTokenizerBase
-    template_digest: str
+    prompts: Prompts
+    """As questions are written."""
     trials: tuple[PreparedTrial, ...]
     benchmarks: dict[str, Benchmark]
     """Every benchmark of the sweep by name."""
@@ -81,6 +82,12 @@ class PreparedSweep:
     def evaluation(self) -> EvaluationSpec:
         """The same for every trial."""
         return self.trials[0].trial.spec.evaluation
+
+    def samplings_at(self, trial: PreparedTrial, step: int) -> dict[str, SamplingSpec]:
+        """How the weights of a step are sampled, by the samplings' names, with the context that engines have."""
+        evaluation, context = self.evaluation, self.sweep.spec.pool.max_model_len
+        at = {name: evaluation.sampling_at(name, step, trial.facts.steps) for name in evaluation.samplings}
+        return {name: in_context(sampling, context) for name, sampling in at.items()}
 
 
 def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: None) -> PreparedSweep:
@@ -94,7 +101,14 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     with sweep.at(first, "model", "path"):
         model = inspect_model(resolve_model(first.spec.model, sweep.directory))
         tokenizer = _tokenizer(model.directory)
-        template = template_digest(tokenizer)
+
+    written = cache(lambda template: Prompts(tokenizer, template))
+
+    def prompts_of(template: TemplateName) -> Prompts:
+        return written(choose_template(template, first.spec.model.path, model.directory))
+
+    with sweep.at(first, "evaluation", "template"):
+        prompts = prompts_of(first.spec.evaluation.template)
     with sweep.at(first, "model", "revision"):
         local = model.directory in (EMBEDDED, sweep.directory / Path(first.spec.model.path).expanduser())
         if local and first.spec.model.revision is not None:
@@ -103,31 +117,12 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     for trial in sweep.trials:
         _check_trains(sweep, trial, model)
     on_progress("reading data and benchmarks")
-    benchmarks = _benchmarks(sweep, tokenizer)
-    read = cache(lambda source, instruction: load_demonstrations(source, sweep.directory, instruction))
-    encoded = cache(lambda data: encode(read(data.source, data.instruction).rows, data, tokenizer))
-    trials = tuple(_prepare_trial(sweep, trial, model, template, read, encoded, benchmarks) for trial in sweep.trials)
+    benchmarks = _benchmarks(sweep, prompts)
+    trials = _prepare_trials(sweep, model, prompts, prompts_of, benchmarks)
     _check_distinct(sweep, trials)
-    measures = _measures(first.spec.evaluation, benchmarks, template)
+    measures = measures_of(first.spec.evaluation, benchmarks, prompts, sweep.spec.pool.max_model_len)
     id_ = sweep_id(sweep.spec.name, [trial.training_id for trial in trials], measures)
-    return PreparedSweep(sweep, id_, measures, model, tokenizer, template, trials, benchmarks)
-
-
-def _measures(evaluation: EvaluationSpec, benchmarks: dict[str, Benchmark], template: str) -> str:
-    """Hash of what the sweep's points mean: two runs of a trial with equal measures have the same points. The order of
-    the samplings counts, for the first one's points have the plainer name."""
-    asked = [benchmarks[spec.name] for spec in evaluation.benchmarks]
-    own = {} if evaluation.histogram == HistogramSpec() else {"histogram": evaluation.histogram.model_dump()}
-    return digest(
-        own
-        | {
-            "benchmarks": [[b.name, b.digest, *map(grader_version, b.graders)] for b in asked],
-            "samplings": [[name, s.model_dump(exclude_defaults=True)] for name, s in evaluation.samplings.items()],
-            "every": evaluation.every,
-            "steps": sorted(set(evaluation.steps)),
-            "template": template,
-        }
-    )
+    return PreparedSweep(sweep, id_, measures, model, prompts, trials, benchmarks)
 
 
 def _one_model(sweep: Sweep) -> Trial:
@@ -190,27 +185,56 @@ def _check_trains(sweep: Sweep, trial: Trial, model: ModelFiles) -> None:
             raise SpecError(f"execution.attention flash_attention_2 computes in bfloat16, not {trial.spec.model.dtype}")
 
 
-def _benchmarks(sweep: Sweep, tokenizer: PreTrainedTokenizerBase) -> dict[str, Benchmark]:
+def _benchmarks(sweep: Sweep, prompts: Prompts) -> dict[str, Benchmark]:
     """What every trial is evaluated on, by name; no axis changes it."""
     trial = sweep.trials[0]
     evaluation = trial.spec.evaluation
     benchmarks: dict[str, Benchmark] = {}
+    longest = sweep.spec.pool.max_model_len
+    for name, sampling in evaluation.samplings.items():
+        with sweep.at(trial, "evaluation", "samplings", name, "context"):
+            if sampling.context is not None and sampling.context > longest:
+                raise SpecError(f"{sampling.context} tokens, but engines take pool.max_model_len, which is {longest}")
+            longest = min(longest, sampling.context or longest)
     for index, spec in enumerate(evaluation.benchmarks):
         with sweep.at(trial, "evaluation", "benchmarks", index):
             benchmarks[spec.name] = load_benchmark(spec, sweep.directory)
-        for name, sampling in evaluation.samplings.items():
-            with sweep.at(trial, "evaluation", "samplings", name, "max_new_tokens"):
-                check_lengths(benchmarks[spec.name], sampling, tokenizer, sweep.spec.pool.max_model_len)
+            check_lengths(benchmarks[spec.name], prompts, longest)
+            if evaluation.selection_share is not None and len(benchmarks[spec.name].questions) < 2:
+                raise SpecError("evaluation.selection_share holds questions out, but there is only one")
     return benchmarks
+
+
+def _prepare_trials(
+    sweep: Sweep,
+    model: ModelFiles,
+    asked: Prompts,
+    prompts_of: Callable[[TemplateName], Prompts],
+    benchmarks: dict[str, Benchmark],
+) -> tuple[PreparedTrial, ...]:
+    read = cache(lambda source, instruction: load_demonstrations(source, sweep.directory, instruction))
+
+    @cache
+    def encoded(data: DataSpec, trained: Prompts) -> EncodedData:
+        return encode(read(data.source, data.instruction).rows, data, trained)
+
+    found = []
+    for trial in sweep.trials:
+        with sweep.at(trial, "data", "template"):
+            template = trial.spec.data.template
+            trained = asked if template is None else prompts_of(template)
+        found.append(_prepare_trial(sweep, trial, model, trained, asked, read, encoded, benchmarks))
+    return tuple(found)
 
 
 def _prepare_trial(
     sweep: Sweep,
     trial: Trial,
     model: ModelFiles,
-    template: str,
+    trained: Prompts,
+    asked: Prompts,
     read: Callable[[Source, str | None], Demonstrations],
-    encoded: Callable[[DataSpec], EncodedData],
+    encoded: Callable[[DataSpec, Prompts], EncodedData],
     benchmarks: dict[str, Benchmark],
 ) -> PreparedTrial:
     spec = trial.spec
@@ -218,18 +242,20 @@ def _prepare_trial(
     with sweep.at(trial, "data", "source", *_place_of(source)):
         rows = read(source, spec.data.instruction)
     with sweep.at(trial, "data"):
-        data = encoded(spec.data)
+        data = encoded(spec.data.model_copy(update={"template": None}), trained)
     with sweep.at(trial, "train", "batch_size"):
         steps = total_steps(spec.train, len(data))
     with sweep.at(trial, "train", "epochs"):
         if steps > MOST_STEPS:
             raise SpecError(f"{steps:,} optimizer steps; at most {MOST_STEPS:,} are planned")
-    for index, step in enumerate(spec.evaluation.steps):
-        with sweep.at(trial, "evaluation", "steps", index):
-            if step > steps:
-                raise SpecError(f"step {step} is beyond the last, which is {steps} in the trial {trial.name!r}")
-    content = ContentDigests(model.digest, rows.digest, template)
-    identity = digest([content.data, template, model.digest, spec.data.model_dump(exclude={"source", "instruction"})])
+    for field in ("steps", "key_steps"):
+        for index, step in enumerate(getattr(spec.evaluation, field)):
+            with sweep.at(trial, "evaluation", field, index):
+                if step > steps:
+                    raise SpecError(f"step {step} is beyond the last, which is {steps} in the trial {trial.name!r}")
+    content = ContentDigests(model.digest, rows.digest, trained.digest)
+    own = spec.data.model_dump(exclude={"source", "instruction", "template"})
+    identity = digest([content.data, trained.digest, model.digest, own])
     names = [benchmark.name for benchmark in spec.evaluation.benchmarks]
     instruction = instruction_of(source, spec.data.instruction)
     facts = TrialFacts(
@@ -241,7 +267,9 @@ def _prepare_trial(
         questions=sum(len(benchmarks[name].questions) for name in names),
         dropped=(spec.data.samples or len(rows.rows)) - len(data),
         instruction=instruction,
+        template=trained.template,
         prompted_otherwise=tuple(name for name in names if not _ends_as(rows, instruction, prompt_suffix(name))),
+        templated_otherwise=trained.digest != asked.digest,
     )
     return PreparedTrial(trial, facts, data, identity)
 

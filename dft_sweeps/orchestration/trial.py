@@ -31,6 +31,8 @@ class TrialJob:
     data_digest: str
     evaluated_steps: tuple[int, ...]
     """Steps to write checkpoints of; the last step is always one."""
+    template: str
+    """Of the questions that its checkpoints are asked."""
 
     @property
     def last_step(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dft_sweeps.evaluation.grading import grader_version
 from dft_sweeps.evaluation.results import macro_average
-from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics, own_result
+from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics, own_result, without_held_out
 from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.mailbox import StepRow, now_ms
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
@@ -74,17 +74,18 @@ class TrialRuns:
         """Logs every number of an evaluated checkpoint, and its verdicts by question; returns the averages in words."""
         now = now_ms()
         prefixes = names.sampling_prefixes(trial.trial.spec.evaluation.samplings)
+        share = self._prepared.evaluation.selection_share
         metrics: dict[str, float] = {}
         words = []
         for name, results in evaluated.results.items():
-            metrics |= evaluation_metrics(prefixes[name], results)
-            average = macro_average([own_result(judged) for judged in results])
+            metrics |= evaluation_metrics(prefixes[name], results, share)
+            average = macro_average([own_result(without_held_out(judged, share)) for judged in results])
             words.append(f"{name} {average.mean:.1%} [{average.low:.1%}, {average.high:.1%}]")
         rows = [MetricRow(key, evaluated.step, value, now) for key, value in metrics.items()]
         run_id = self._open[trial.training_id]
         self._tracker.log(run_id, rows)
         name = f"{question_results.FOLDER}/{question_results.artifact_name(evaluated.step)}"
-        self._tracker.log_text(run_id, question_results.to_json(evaluated.results), name)
+        self._tracker.log_text(run_id, question_results.to_json(evaluated.results, share), name)
         return ", ".join(words)
 
     def finish(self, training_id: str, status: Ended) -> None:

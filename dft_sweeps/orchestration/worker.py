@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.orchestration.agreement import from_rank_0
+from dft_sweeps.orchestration.engines import ADAPTER_DIRECTORY
 from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.provenance import continued, provenance
 from dft_sweeps.orchestration.reporter import Reporter
@@ -21,9 +22,9 @@ from dft_sweeps.tracking import names
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
     from dft_sweeps.data.encode import Sample
+    from dft_sweeps.data.prompt_templates import Prompts
     from dft_sweeps.training.logprobs import Column
     from dft_sweeps.training.policy import Policy
     from dft_sweeps.training.sharding import Ranks
@@ -74,7 +75,7 @@ class _Attempt:
     reporter: Reporter | None
     """Rank 0's."""
     data: Sequence[Sample]
-    tokenizer: PreTrainedTokenizerBase
+    prompts: Prompts
     reference: Column | None
     state: TrainState
     provenance: dict[str, str]
@@ -94,13 +95,14 @@ class _Attempt:
         from transformers import AutoTokenizer
 
         from dft_sweeps.data.encode import EncodedData
+        from dft_sweeps.data.prompt_templates import Prompts
         from dft_sweeps.objectives import make_objective
         from dft_sweeps.training.policy import load_policy
         from dft_sweeps.training.state import TrainState, read_header
 
         spec = job.spec
         data = EncodedData.load(Path(job.data_file))
-        tokenizer = AutoTokenizer.from_pretrained(job.model_directory)
+        prompts = Prompts(AutoTokenizer.from_pretrained(job.model_directory), job.template)
         policy = ranks.shard(load_policy(Path(job.model_directory), spec.model, spec.train, job.execution, device))
         reference = None
         if "reference_logp" in make_objective(**spec.train.objective.model_dump()).needs:
@@ -115,7 +117,7 @@ class _Attempt:
         if reporter:
             reporter.provenance(tags)
         return cls(
-            job, files, ranks, device, reporter, data, tokenizer, reference, state, tags, saved_at=time.monotonic()
+            job, files, ranks, device, reporter, data, prompts, reference, state, tags, saved_at=time.monotonic()
         )
 
     def train(self) -> None:
@@ -150,7 +152,7 @@ class _Attempt:
         """Writes and announces the weights of `step`. Collective."""
         from ray import train as ray_train
 
-        checkpoint = _write_checkpoint(self.job, step, self.state.policy, self.data, self.tokenizer, self.ranks)
+        checkpoint = _write_checkpoint(self.job, step, self.state.policy, self.data, self.prompts, self.ranks)
         if self.reporter:
             self.reporter.checkpoint(checkpoint)
         if step == 0 and (histogram := self._histogram(0)) and self.reporter:
@@ -176,13 +178,17 @@ def _write_checkpoint(
     step: int,
     policy: Policy,
     data: Sequence[Sample],
-    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
     ranks: Ranks,
 ) -> Checkpoint:
+    from dft_sweeps.training.adapter_files import save_adapter
     from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
 
     canary = make_canary(policy, data)
     if step == 0:  # the base model is evaluated where it lies
         return Checkpoint(0, job.model_directory, job.base_digest, canary)
     directory = TrialFiles(Path(job.storage), job.training_id).checkpoint_directory(step)
-    return Checkpoint(step, str(directory), save_checkpoint(policy, tokenizer, canary, directory, ranks), canary)
+    digest = save_checkpoint(policy, prompts, canary, directory, ranks)
+    if job.spec.train.adapter is not None:
+        save_adapter(policy, job.base_digest, canary, directory / ADAPTER_DIRECTORY, ranks)
+    return Checkpoint(step, str(directory), digest, canary)

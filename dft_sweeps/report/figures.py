@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurves
 from dft_sweeps.report.layout import Page, lay_out
-from dft_sweeps.report.style import BASE_LINE, RC, Look, Styles
+from dft_sweeps.report.style import BASE_LINE, RC, SEED_LINE, Look, Styles
 from dft_sweeps.report.tables import grader_of
 from dft_sweeps.tracking.names import AVERAGE
 
@@ -23,18 +23,21 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
     if limits is None:
         return None
 
-    def draw(ax: Axes, benchmark: str, trials: Sequence[TrialCurves], styles: Styles) -> None:
-        measured = [(trial, trial.accuracy[sampling.prefix, benchmark]) for trial in trials]
+    def draw(ax: Axes, benchmark: str, cells: Sequence[TrialCurves], styles: Styles) -> None:
+        key = sampling.prefix, benchmark
+        measured = [(cell, cell.accuracy[key]) for cell in cells]
         for base in {points[0].accuracy for _, points in measured if points and points[0].step == 0}:
             ax.axhline(100 * base, zorder=1.5, **BASE_LINE)
-        for trial, points in measured:
-            _draw_accuracy(ax, points, styles.look(trial))
+        for cell, points in measured:
+            for seed in cell.seeds if len(cell.seeds) > 1 else ():
+                _draw_seed(ax, [(point.step, 100 * point.accuracy) for point in seed.accuracy[key]], styles.look(cell))
+            _draw_accuracy(ax, points, styles.look(cell))
         ax.set_ylim(limits)
         _show_steps(ax)
 
     page = Page(
         title=f"{curves.name}: accuracy",
-        subtitle=f"{sampling.name}: {sampling.label}",
+        subtitle="; ".join([f"{sampling.name}: {sampling.label}", *_seeds(curves)]),
         panels={name: "average of the benchmarks" if name == AVERAGE else name for name in curves.benchmarks},
         x_label="optimizer step",
         y_label="accuracy (%)",
@@ -43,6 +46,7 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
         base=BASE_LINE,
         notes=[
             f"Bands: for new questions, by the grader {grader_of(curves, curves.benchmarks[0])}.",
+            *(["Thin lines: single seeds."] if curves.means else []),
             *curves.accuracy_notes,
             *curves.notes,
         ],
@@ -52,27 +56,33 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
 
 def training_figure(curves: SweepCurves) -> Figure | None:
     """The training loss against the optimizer step; None where nothing is trained yet."""
-    longest = max((len(points) for trial in curves.trials for points in trial.training.values()), default=0)
+    longest = max((len(points) for cell in curves.cells for points in cell.training.values()), default=0)
     if longest == 0:
         return None
     window = 2 * (longest // 30) + 1
-    smoothing = [f"Strong lines: centred mean over {window} steps; pale lines: every step."] if window > 1 else []
 
-    def draw(ax: Axes, key: str, trials: Sequence[TrialCurves], styles: Styles) -> None:
-        for trial in trials:
-            _draw_training(ax, trial.training[key], window, styles.look(trial))
+    def draw(ax: Axes, key: str, cells: Sequence[TrialCurves], styles: Styles) -> None:
+        for cell in cells:
+            look = styles.look(cell)
+            for seed in cell.seeds:
+                _draw_seed(ax, _smooth(seed.training[key], window), look)
+            if window > 1 and not cell.seeds:
+                steps, values = _unzipped(cell.training[key])
+                ax.plot(steps, values, color=look.colour, linewidth=0.7, alpha=0.3)
+            ax.plot(*_unzipped(_smooth(cell.training[key], window)), color=look.colour, linestyle=look.line)
         _show_steps(ax)
 
     page = Page(
         title=f"{curves.name}: training",
-        subtitle="means over the target tokens of each optimizer batch",
+        subtitle="means over the target tokens of each optimizer batch"
+        + curves.seeds_in_words.replace("means", ", and"),
         panels={"nll": "negative log-likelihood", "objective": "objective, as minimised"},
         x_label="optimizer step",
         y_label="nats per token",
         share_y="col",
         lines="plain",
         base=None,
-        notes=[*smoothing, *curves.notes],
+        notes=[*_smoothing(curves, window), *curves.notes],
     )
     return lay_out(curves, page, draw)
 
@@ -90,14 +100,12 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 def _accuracy_limits(curves: SweepCurves, sampling: Sampling) -> tuple[float, float] | None:
     """One range in percent for all panels, so that they compare; None where nothing is measured."""
-    points = [
-        point
-        for trial in curves.trials
-        for key, curve in trial.accuracy.items()
-        if key[0] == sampling.prefix
-        for point in curve
-    ]
-    ends = [100 * end for point in points for end in (point.accuracy, point.low, point.high) if end is not None]
+    cells, seeds = (
+        [point for each in of for key, curve in each.accuracy.items() if key[0] == sampling.prefix for point in curve]
+        for of in (curves.cells, curves.trials)
+    )
+    ends = [100 * end for point in cells for end in (point.accuracy, point.low, point.high) if end is not None]
+    ends += [100 * point.accuracy for point in seeds]
     if not ends:
         return None
     margin = max(1.0, 0.04 * (max(ends) - min(ends)))
@@ -131,11 +139,29 @@ def _draw_accuracy(ax: Axes, points: Sequence[Measured], look: Look) -> None:
     )
 
 
-def _draw_training(ax: Axes, points: Sequence[tuple[int, float]], window: int, look: Look) -> None:
-    steps, values = [step for step, _ in points], [value for _, value in points]
-    if window > 1:
-        ax.plot(steps, values, color=look.colour, linewidth=0.7, alpha=0.3)
-    ax.plot(steps, _running_mean(values, window), color=look.colour, linestyle=look.line)
+def _draw_seed(ax: Axes, points: Sequence[tuple[int, float]], look: Look) -> None:
+    ax.plot(*_unzipped(points), color=look.colour, linestyle=look.line, **SEED_LINE)
+
+
+def _seeds(curves: SweepCurves) -> list[str]:
+    return [curves.seeds_in_words] if curves.means else []
+
+
+def _smoothing(curves: SweepCurves, window: int) -> list[str]:
+    mean = f"centred mean over {window} steps"
+    if curves.means:
+        over = f"; of all a {mean}" if window > 1 else ""
+        return [f"Strong lines: means over seeds, as far as all of them are; thin lines: single seeds{over}."]
+    return [f"Strong lines: {mean}; pale lines: every step."] if window > 1 else []
+
+
+def _unzipped(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _smooth(points: Sequence[tuple[int, float]], window: int) -> list[tuple[int, float]]:
+    steps, values = _unzipped(points)
+    return list(zip(steps, _running_mean(values, window), strict=True))
 
 
 def _running_mean(values: Sequence[float], window: int) -> list[float]:

@@ -26,7 +26,8 @@ ROW_LABEL_CHARACTERS = 24  # along a panel's height
 TITLE_CHARACTERS = 32  # along its width
 
 Draw = Callable[["Axes", str, Sequence[TrialCurves], Styles], None]
-"""Draws trials into the panel of a key. A panel whose axis it switches off stays blank, but for its titles."""
+"""Draws cells (trials, or means over seeds) into the panel of a key. A panel whose axis it switches off stays blank,
+but for its titles."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _fill(axes: Any, curves: SweepCurves, styles: Styles, page: Page, draw: Draw
     cells = [(row, key) for row in styles.rows for key in page.panels]
     for index, (row, key) in enumerate(cells):
         ax = axes[index // wide, index % wide]
-        draw(ax, key, [trial for trial in curves.trials if styles.row_of(trial) == row], styles)
+        draw(ax, key, [cell for cell in curves.cells if styles.row_of(cell) == row], styles)
         if len(styles.rows) == 1 or row == styles.rows[0]:
             ax.set_title(textwrap.fill(page.panels[key], TITLE_CHARACTERS), loc="left")
         if index % wide == 0:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.report.curves import SweepCurves, TrialCurves, axis_title
 from dft_sweeps.report.layout import Page, lay_out
-from dft_sweeps.report.style import BASE_FILL, BASE_STEPS, Styles
+from dft_sweeps.report.style import BASE_FILL, BASE_STEPS, SEED_LINE, Styles
 from dft_sweeps.spec.expand import shown
 
 if TYPE_CHECKING:
@@ -27,31 +27,31 @@ CSV_FIELDS = ("step", "probability_low", "probability_high", "share")
 def probability_figure(curves: SweepCurves) -> Figure | None:
     """Share of the training targets, on a log scale, by their probability; None where it was not measured.
 
-    Shows every trial at its last step and the base model (step 0). The values of the first axis lie over each
+    Shows every cell at its last step and the base model (step 0). The values of the first axis lie over each
     other, unless they are many and there is no other; those of the others have panels of their own. Bins are drawn
     equally wide, side by side.
     """
-    measured = [trial for trial in curves.trials if trial.histograms]
+    measured = [cell for cell in curves.cells if cell.histograms]
     if not measured:
         return None
     axis = _panel_axis(curves)
-    edges = sorted({edge for trial in measured for edge in trial.edges})
-    limits = _lowest(measured), HIGHEST
+    edges = sorted({edge for cell in measured for edge in cell.edges})
+    limits = _lowest([*measured, *(seed for cell in measured for seed in cell.seeds if seed.histograms)]), HIGHEST
 
-    def draw(ax: Axes, level: str, trials: Sequence[TrialCurves], styles: Styles) -> None:
-        here = [trial for trial in trials if axis is None or trial.values[axis] == level]
-        _draw(ax, [trial for trial in here if trial.histograms], styles, edges, limits)
+    def draw(ax: Axes, level: str, cells: Sequence[TrialCurves], styles: Styles) -> None:
+        here = [cell for cell in cells if axis is None or cell.values[axis] == level]
+        _draw(ax, [cell for cell in here if cell.histograms], styles, edges, limits)
 
     page = Page(
         title=f"{curves.name}: probabilities of training targets",
-        subtitle=f"under the base model and {_when(measured)}",
+        subtitle=f"under the base model and {_when(measured)}" + (f"; {curves.seeds_in_words}" if curves.means else ""),
         panels={level: f"{axis_title(axis)}: {level}" for level in curves.levels(axis)} if axis else {"": ""},
         x_label="probability of the target token",
         y_label="target tokens (%)",
         share_y="all",
         lines="alike",
         base=BASE_STEPS,
-        notes=[*curves.histogram_notes, *curves.notes],
+        notes=[*(["Thin lines: single seeds."] if curves.means else []), *curves.histogram_notes, *curves.notes],
         panel_width=PANEL_WIDTH,
     )
     return lay_out(curves, page, draw)
@@ -61,9 +61,10 @@ def csv_text(curves: SweepCurves) -> str:
     """Every histogram of the sweep, a bin a line, shares in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["training_id", *curves.axes, *CSV_FIELDS])
+    axes = curves.trial_axes or curves.axes
+    writer.writerow(["training_id", *axes, *CSV_FIELDS])
     for trial in curves.trials:
-        values = [trial.values[axis] for axis in curves.axes]
+        values = [trial.values[axis] for axis in axes]
         for step, shares in trial.histograms.items():
             for (low, high), share in zip(itertools.pairwise(trial.edges), shares, strict=True):
                 writer.writerow([trial.training_id, *values, step, low, high, share])
@@ -84,7 +85,7 @@ def _lowest(trials: Sequence[TrialCurves]) -> float:
 
 
 def _draw(
-    ax: Axes, trials: Sequence[TrialCurves], styles: Styles, edges: Sequence[float], limits: tuple[float, float]
+    ax: Axes, cells: Sequence[TrialCurves], styles: Styles, edges: Sequence[float], limits: tuple[float, float]
 ) -> None:
     ax.set_yscale("log", nonpositive="clip")
     ax.set_ylim(limits)
@@ -92,23 +93,25 @@ def _draw(
     ax.set_xlim(-0.2, len(edges) - 0.8)
     ax.set_xticks(range(len(edges)), _edge_labels(edges), fontsize=LABEL_SIZE)
     ax.grid(visible=False, axis="x")
-    if not trials:
+    if not cells:
         ax.set_axis_off()
     places = {edge: place for place, edge in enumerate(edges)}
-    base = {trial.histograms[0]: trial for trial in trials if 0 in trial.histograms}
-    for trial in base.values():
-        _draw_steps(ax, trial, 0, places, zorder=0.4, fill=True, baseline=limits[0], **BASE_FILL)
-        _draw_steps(ax, trial, 0, places, zorder=1.5, baseline=None, **BASE_STEPS)
-    for trial in trials:
-        last = max(trial.histograms)
+    base = {cell.histograms[0]: cell for cell in cells if 0 in cell.histograms}
+    for cell in base.values():
+        _draw_steps(ax, cell, 0, places, zorder=0.4, fill=True, baseline=limits[0], **BASE_FILL)
+        _draw_steps(ax, cell, 0, places, zorder=1.5, baseline=None, **BASE_STEPS)
+    for cell in cells:
+        last, colour = max(cell.histograms), styles.look(cell).colour
+        for seed in cell.seeds if len(cell.seeds) > 1 else ():
+            if last > 0 and last in seed.histograms:
+                _draw_steps(ax, seed, last, places, color=colour, baseline=None, **SEED_LINE)
         if last > 0:
-            look = {"color": styles.look(trial).colour, "linewidth": 1.6}
-            _draw_steps(ax, trial, last, places, zorder=2, baseline=None, **look)
+            _draw_steps(ax, cell, last, places, zorder=2, baseline=None, color=colour, linewidth=1.6)
 
 
-def _draw_steps(ax: Axes, trial: TrialCurves, step: int, places: dict[float, int], **look: Any) -> None:
+def _draw_steps(ax: Axes, cell: TrialCurves, step: int, places: dict[float, int], **look: Any) -> None:
     """Empty bins fall below the axis, which has no zero."""
-    ax.stairs([100 * share for share in trial.histograms[step]], [places[edge] for edge in trial.edges], **look)
+    ax.stairs([100 * share for share in cell.histograms[step]], [places[edge] for edge in cell.edges], **look)
 
 
 def _edge_labels(edges: Sequence[float]) -> list[str]:

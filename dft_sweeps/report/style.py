@@ -20,6 +20,8 @@ _PALETTE = (
 )
 _FIXED_COLOURS = {"dft": "#0072B2", "sft": "#D55E00"}
 _LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-", "v"), ("--", "P"), (":", "X"), ("-.", "<"))
+SEED_LINE: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.5, "zorder": 1.8}
+"""How the single seeds are drawn behind their mean."""
 BASE_COLOUR = "#555555"
 BASE_LINE: dict[str, Any] = {"color": BASE_COLOUR, "linestyle": (0, (4, 3)), "linewidth": 1.2}
 BASE_STEPS: dict[str, Any] = {"color": "#8A8A8A", "linewidth": 1.4}
@@ -55,7 +57,7 @@ class Look:
 
 
 class Styles:
-    """The looks of a sweep's trials. An axis keeps its values' looks over all figures of the sweep."""
+    """The looks of a sweep's cells. An axis keeps its values' looks over all figures of the sweep."""
 
     def __init__(self, curves: SweepCurves) -> None:
         self._axes = curves.axes[:2]
@@ -65,15 +67,15 @@ class Styles:
         self._lines = dict(zip(levels[1], itertools.cycle(_LINES), strict=False)) if len(levels) > 1 else {}
         self.rows = self._rows(curves)
 
-    def look(self, trial: TrialCurves) -> Look:
-        values = [trial.values[axis] for axis in self._axes]
+    def look(self, cell: TrialCurves) -> Look:
+        values = [cell.values[axis] for axis in self._axes]
         colour = self._colours[values[0]] if values else _PALETTE[0]
         line, marker = self._lines[values[1]] if len(values) > 1 else _LINES[0]
         return Look(colour, line, marker)
 
-    def row_of(self, trial: TrialCurves) -> str:
-        """The row of panels a trial is drawn in, as its label says it; empty where there is one row."""
-        return "\n".join(f"{axis_title(axis)}: {trial.values[axis]}" for axis in self._row_axes)
+    def row_of(self, cell: TrialCurves) -> str:
+        """The row of panels a cell is drawn in, as its label says it; empty where there is one row."""
+        return "\n".join(f"{axis_title(axis)}: {cell.values[axis]}" for axis in self._row_axes)
 
     def legends(self, lines: Lines) -> list[tuple[str, dict[str, Line2D]]]:
         """Per axis shown in a panel: its title, and the line that stands for each of its values."""
@@ -95,8 +97,8 @@ class Styles:
     def _rows(self, curves: SweepCurves) -> list[str]:
         grid = itertools.product(*(curves.levels(axis) for axis in self._row_axes))
         order = {values: index for index, values in enumerate(grid)}
-        trials = sorted(curves.trials, key=lambda trial: order[tuple(trial.values[axis] for axis in self._row_axes)])
-        return list(dict.fromkeys(self.row_of(trial) for trial in trials))
+        cells = sorted(curves.cells, key=lambda cell: order[tuple(cell.values[axis] for axis in self._row_axes)])
+        return list(dict.fromkeys(map(self.row_of, cells)))
 
 
 def _colours(levels: Sequence[str]) -> dict[str, str]:

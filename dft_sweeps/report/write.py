@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dft_sweeps.report import figures, probabilities, tables
+from dft_sweeps.report.best import sentences
 from dft_sweeps.report.curves import SweepCurves
 
 
@@ -18,7 +19,7 @@ def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    notes = [*curves.accuracy_notes, *curves.notes]
+    notes = [*sentences(curves), *curves.accuracy_notes, *curves.notes]
     parts = [tables.markdown(table, notes) for table in tables.accuracy_tables(curves, benchmarks)]
     (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "accuracy.csv").write_text(tables.csv_text(curves), encoding="utf-8")

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from dft_sweeps.spec.spec_model import PathName, SpecModel
 
+TemplateName = Literal["auto", "chat", "qwen_boxed", "llama_base_boxed", "deepseek_math"]
+
 
 class ModelSpec(SpecModel):
     path: PathName = "embedded"
@@ -96,6 +98,8 @@ class DataSpec(SpecModel):
     """Text appended to every prompt. By default the source's own: NuminaMath-CoT is asked to reason step by step and
     to put the answer in \\boxed{}, as the evaluation asks; the others have none. The published run had none either
     (`""`), so it was trained on other prompts than it was evaluated with."""
+    template: TemplateName | None = None
+    """How training prompts are written, as `evaluation.template` says it for questions; by default the same."""
     max_length: int = Field(default=2048, ge=2)
     """Longest prompt plus completion, in tokens."""
     overflow: Literal["drop", "truncate", "error"] = "drop"

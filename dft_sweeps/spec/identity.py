@@ -87,8 +87,8 @@ def training_id(trial: TrialSpec, content: ContentDigests) -> str:
 
 def _data(spec: DataSpec) -> dict[str, Any]:
     """What of the data decides the mathematics, beside the content."""
-    # The content digest stands for the source and the instruction: a moved or renamed file is the same data.
-    data = spec.model_dump(exclude_defaults=True, exclude={"source", "instruction"})
+    # Content digests stand for source, instruction and template: a moved or renamed file is the same data.
+    data = spec.model_dump(exclude_defaults=True, exclude={"source", "instruction", "template"})
     if spec.overflow == "error":
         del data["overflow"]  # where nothing is overlong it is as `drop`, and elsewhere nothing is trained
     if spec.samples is None:

@@ -7,11 +7,9 @@ how fast it runs (`dft_sweeps.spec.identity`).
 
 from __future__ import annotations
 
-import itertools
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from dft_sweeps.spec.data_models import (
     ArithmeticSource,
@@ -21,6 +19,14 @@ from dft_sweeps.spec.data_models import (
     ModelSpec,
     NuminaMathSource,
     Source,
+    TemplateName,
+)
+from dft_sweeps.spec.evaluation_models import (
+    AdaptiveSpec,
+    BenchmarkSpec,
+    EvaluationSpec,
+    HistogramSpec,
+    SamplingSpec,
 )
 from dft_sweeps.spec.objective_models import (
     AsftObjective,
@@ -34,7 +40,7 @@ from dft_sweeps.spec.objective_models import (
     SentenceWeightedObjective,
     SftObjective,
 )
-from dft_sweeps.spec.spec_model import Name, PathName, SpecModel
+from dft_sweeps.spec.spec_model import Name, SpecModel
 from dft_sweeps.spec.train_models import (
     MOST_STEPS,
     LoraSpec,
@@ -43,10 +49,10 @@ from dft_sweeps.spec.train_models import (
     ScheduleSpec,
     TrainSpec,
 )
-from dft_sweeps.spec.yaml_lines import shown
 
 __all__ = [
     "MOST_STEPS",
+    "AdaptiveSpec",
     "ArithmeticSource",
     "AsftObjective",
     "BenchmarkSpec",
@@ -76,102 +82,11 @@ __all__ = [
     "Source",
     "SpecModel",
     "SweepSpec",
+    "TemplateName",
     "TrainSpec",
     "TrialSpec",
     "VariantSpec",
 ]
-
-
-def _metric_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value):
-        raise ValueError(f"{value!r} cannot name a sampling: at most 64 of a-z, 0-9 and `_`, beginning with a letter")
-    return value
-
-
-# --- evaluation -------------------------------------------------------------------------------------------------------
-
-
-class BenchmarkSpec(SpecModel):
-    """A benchmark by its name, e.g. `gsm8k`, or with a local file and a limit."""
-
-    name: str = Field(min_length=1)
-    path: PathName | None = None
-    """Local file to read instead of the benchmark's own source; relative to the spec file."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use only the first so many questions; said on every table."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if not isinstance(value, dict | BenchmarkSpec):
-            raise ValueError("a benchmark is given by its name, or by a mapping with its `name`")
-        return value
-
-
-class SamplingSpec(SpecModel):
-    samples: int = Field(default=1, ge=1, le=1024)
-    """Completions per question."""
-    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    max_new_tokens: int = Field(default=4096, ge=1)
-    seed: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _greedy_once(self) -> SamplingSpec:
-        if self.temperature == 0.0 and self.samples > 1:
-            raise ValueError("at temperature 0 every sample is the same: set `samples: 1`")
-        return self
-
-
-class HistogramSpec(SpecModel):
-    """The shares of target tokens by their probability under the policy: the paper's Figure 2."""
-
-    every: int | None = Field(default=None, ge=1)
-    """Every so many steps; at the evaluated steps by default."""
-    samples: int = Field(default=32, ge=1)
-    """Training samples whose targets are counted, the same in every trial of one data."""
-    edges: tuple[float, ...] = (0.0, 1e-4, 1e-3, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    """Where the bins of probability begin and end, from 0 to 1; the paper's by default."""
-
-    @field_validator("edges")
-    @classmethod
-    def _cover_all_probabilities(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
-        if len(edges) < 2:
-            raise ValueError(f"should have at least two edges, found {shown(list(edges))}")
-        if (edges[0], edges[-1]) != (0, 1):
-            raise ValueError(f"should go from 0 to 1, found {edges[0]} to {edges[-1]}")
-        for low, high in itertools.pairwise(edges):
-            if low >= high:
-                raise ValueError(f"should rise from edge to edge, found {high} after {low}")
-        return edges
-
-
-class EvaluationSpec(SpecModel):
-    benchmarks: tuple[BenchmarkSpec, ...] = Field(min_length=1)
-    every: int | None = Field(default=None, ge=1)
-    """Evaluate every so many steps. Step 0 (the base model) and the last step are always evaluated."""
-    steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Further steps to evaluate."""
-    samplings: dict[Annotated[str, AfterValidator(_metric_name)], SamplingSpec] = Field(min_length=1)
-    """Ways to sample, by name. The first one gives `eval/<benchmark>/accuracy`, any other
-    `eval_<name>/<benchmark>/accuracy`."""
-    histogram: HistogramSpec = HistogramSpec()
-
-    @field_validator("benchmarks")
-    @classmethod
-    def _distinct(cls, benchmarks: tuple[BenchmarkSpec, ...]) -> tuple[BenchmarkSpec, ...]:
-        names = [benchmark.name for benchmark in benchmarks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"benchmark named twice: {', '.join(twice)}")
-        return benchmarks
-
-    def due(self, last: int) -> tuple[int, ...]:
-        """Steps to evaluate in a trial of `last` steps, in order: 0, multiples of `every`, `steps`, and `last`."""
-        chosen = {0, last, *self.steps, *range(0, last, self.every or last)}
-        return tuple(sorted(chosen))
 
 
 class TrialSpec(SpecModel):
@@ -223,8 +138,17 @@ class PoolSpec(SpecModel):
     """The pool of evaluation engines."""
 
     replicas: int = Field(default=1, ge=1)
+    """Engines; with `max_replicas`, the fewest."""
+    max_replicas: int | None = Field(default=None, ge=1)
+    """The most engines: further ones start while checkpoints wait, and end when none do."""
     cpus_per_engine: int = Field(default=1, ge=1)
     gpus_per_engine: int = Field(default=0, ge=0)
+    """0 for engines on CPUs; several share an engine's layers by tensor parallelism."""
+    tensor_parallel: int | None = Field(default=None, ge=1)
+    """Processes that share an engine's layers, and its CPUs or GPUs; by default one for each GPU, one on CPUs."""
+    adapters: int = Field(default=4, ge=0)
+    """LoRA checkpoints that an engine serves side by side; with 0 they are merged and swapped in. Of no effect where
+    no trial trains an adapter."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_model_len: int = Field(default=4096, ge=16)
     """Longest prompt plus completion an engine takes, in tokens."""
@@ -233,6 +157,25 @@ class PoolSpec(SpecModel):
     kv_cache_gib: float = Field(default=1.0, gt=0.0)
     """Memory for the KV cache of a CPU engine."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> PoolSpec:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}, fewer than replicas, which is {self.replicas}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_equal_size(self) -> PoolSpec:
+        if self.gpus_per_engine and self.parts != self.gpus_per_engine:
+            raise ValueError(f"tensor_parallel is {self.parts}, but engines have {self.gpus_per_engine} GPUs: one each")
+        if self.cpus_per_engine % self.parts and not self.gpus_per_engine:
+            raise ValueError(f"{self.cpus_per_engine} CPUs cannot be shared by {self.parts} processes evenly")
+        return self
+
+    @property
+    def parts(self) -> int:
+        """Processes of an engine."""
+        return self.tensor_parallel or max(1, self.gpus_per_engine)
 
 
 class VariantSpec(SpecModel):

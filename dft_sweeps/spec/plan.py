@@ -33,6 +33,10 @@ class TrialFacts:
     """What is appended to every training prompt."""
     prompted_otherwise: tuple[str, ...] = ()
     """Benchmarks that append something else to their questions than the training prompts end with."""
+    template: str = "chat"
+    """Of the training prompts."""
+    templated_otherwise: bool = False
+    """Whether questions are written under another template than the training prompts."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Cell:
     preset: Preset
     evaluated_steps: tuple[int, ...]
     completions: int
-    """Completions generated to evaluate it; step 0 is shared by all trials and counted once, in the plan's total."""
+    """Completions generated to evaluate it, at most; step 0 is shared by all trials and counted once, in the plan's
+    total."""
     done: bool
 
 
@@ -88,12 +93,15 @@ def make_plan(
     """Args: `facts` by trial name; `done` holds the training ids that are finished; `cluster` is all it ever has."""
     cells = tuple(_cell(trial, facts[trial.name], done) for trial in trials)
     concurrent, missing = placement(execution, pool, cluster)
-    base = max(_completions_per_step(trial, facts[trial.name]) for trial in trials)
+    base = max(_completions(trial, facts[trial.name], 0) for trial in trials)
     return Plan(cells, min(concurrent, len(trials)), missing, base)
 
 
-def _completions_per_step(trial: Trial, facts: TrialFacts) -> int:
-    return facts.questions * sum(sampling.samples for sampling in trial.spec.evaluation.samplings.values())
+def _completions(trial: Trial, facts: TrialFacts, step: int) -> int:
+    """Completions of the weights of a step; the most, where sampling is adaptive."""
+    evaluation = trial.spec.evaluation
+    samples = (evaluation.sampling_at(name, step, facts.steps).samples for name in evaluation.samplings)
+    return facts.questions * sum(samples)
 
 
 def _cell(trial: Trial, facts: TrialFacts, done: frozenset[str]) -> Cell:
@@ -112,7 +120,7 @@ def _cell(trial: Trial, facts: TrialFacts, done: frozenset[str]) -> Cell:
         dropped=facts.dropped,
         preset=trial.preset,
         evaluated_steps=evaluated,
-        completions=(len(evaluated) - 1) * _completions_per_step(trial, facts),
+        completions=sum(_completions(trial, facts, step) for step in evaluated if step),
         done=facts.training_id in done,
     )
 

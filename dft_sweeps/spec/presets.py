@@ -39,6 +39,7 @@ VALUES: dict[str, dict[str, tuple[Any, str]]] = {
         "data.overflow": ("truncate", "overlong samples cut off"),
         "data.max_length": (2048, "at 2,048 tokens"),
         "data.instruction": ("", "no instruction after a question"),
+        "data.template": ("chat", "prompts by the tokenizer's chat template"),
     },
 }
 """By preset: dotted path of a field, its value, and what that means. The optimizer's and the schedule's defaults are

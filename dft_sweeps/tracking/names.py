@@ -45,10 +45,12 @@ _PAPER = "paper_"
 EVAL_METRICS = (
     *("accuracy", *BOUNDS, "truncated", "no_answer", "ungradable"),
     *(f"{_PAPER}{name}" for name in ("accuracy", *BOUNDS, "ungradable")),
-    "disagreement",
+    *("disagreement", "selection_accuracy", "tokens", "samples", "saved"),
 )
 """Those without ``paper_`` are of the benchmark's own grader. `disagreement` is the share of completions on which the
-two graders differ; `ungradable` and `paper_ungradable` count completions; all others are shares."""
+two graders differ; `ungradable` and `paper_ungradable` count completions, `tokens` those generated, `samples` those of
+a question where sampling was adaptive, which did without the share `saved`; all others are shares. Where questions are
+held out for selection, `selection_accuracy` is the accuracy on these, and everything else is of the other questions."""
 
 
 _OF_SAMPLES = re.compile(r"(pass|majority)_at_\d+")

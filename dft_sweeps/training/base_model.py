@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from dft_sweeps.data.arithmetic import LEVELS, problems
-from dft_sweeps.data.encode import Sample, encode, prompt_ids
+from dft_sweeps.data.encode import Sample, encode
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.data.sources import load_demonstrations
 from dft_sweeps.data.tokenizer import save_tokenizer
 from dft_sweeps.evaluation.grading import last_boxed
@@ -67,7 +68,7 @@ def training_samples(tokenizer: PreTrainedTokenizerBase, count: int, wrong_steps
     """Demonstrations of all levels in tokens."""
     source = ArithmeticSource(kind="arithmetic", samples=count, wrong_steps=wrong_steps, seed=seed)
     rows = load_demonstrations(source, Path()).rows
-    return encode(rows, DataSpec(source=source), tokenizer)
+    return encode(rows, DataSpec(source=source), Prompts(tokenizer))
 
 
 def fit(model: PreTrainedModel, samples: Sequence[Sample], settings: TrainSpec, every: int) -> None:
@@ -95,7 +96,7 @@ def accuracy(
 ) -> float:
     """Share of `count` held-out problems whose completion boxes the right answer (temperature 0: greedy)."""
     asked = problems(level, count, seed, "heldout")
-    prompts = [prompt_ids(problem.question, tokenizer) for problem in asked]
+    prompts = [Prompts(tokenizer).ids(problem.question) for problem in asked]
     width = max(map(len, prompts))
     padded = [[tokenizer.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

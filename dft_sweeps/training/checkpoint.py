@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerBase
 
 from dft_sweeps.data.encode import Sample
 from dft_sweeps.data.packing import micro_batches
+from dft_sweeps.data.prompt_templates import CHAT, TEMPLATE_FILE, Prompts
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.training.model_files import weights_digest
 from dft_sweeps.training.policy import Policy, target_logprobs
@@ -35,9 +35,7 @@ def make_canary(policy: Policy, samples: Sequence[Sample]) -> Canary:
     return Canary(tuple(prompt.ids for prompt in prompts), tuple(map(tuple, rows)))
 
 
-def save_checkpoint(
-    policy: Policy, tokenizer: PreTrainedTokenizerBase, canary: Canary, directory: Path, ranks: Ranks
-) -> str:
+def save_checkpoint(policy: Policy, prompts: Prompts, canary: Canary, directory: Path, ranks: Ranks) -> str:
     """Writes a checkpoint to `directory` and gives its weights digest. Collective; rank 0 writes.
 
     A checkpoint already there under the same name is replaced. Other ranks return an empty digest.
@@ -51,7 +49,9 @@ def save_checkpoint(
     policy.model.config.save_pretrained(partial)
     if policy.model.generation_config is not None:
         policy.model.generation_config.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    prompts.tokenizer.save_pretrained(partial)
+    if prompts.template != CHAT:
+        (partial / TEMPLATE_FILE).write_text(f"{prompts.template}\n", encoding="utf-8")
     tied = set(policy.model.all_tied_weights_keys)
     weights = {name: tensor.contiguous() for name, tensor in sorted(state.items()) if name not in tied}
     save_file(weights, partial / WEIGHTS_FILE, metadata={"format": "pt"})

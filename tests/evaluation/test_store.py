@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.evaluation import grading
 from dft_sweeps.evaluation.benchmarks import load_benchmark
 from dft_sweeps.evaluation.evaluate import generate, grade
@@ -33,7 +34,7 @@ def answer(question: int, sample: int) -> str:
 
 @pytest.fixture
 def completions(tokenizer: PreTrainedTokenizerFast, scripted: type[Any]) -> Completions:
-    return generate(scripted(tokenizer, answer, "cut"), BENCHMARK, SAMPLING, tokenizer)
+    return generate(scripted(tokenizer, answer, "cut"), BENCHMARK, SAMPLING, Prompts(tokenizer))
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_completions_of_old_get_the_verdicts_of_the_grader_they_lack(
     benchmark = load_benchmark(BenchmarkSpec(name="amc23", path="rows.jsonl"), tmp_path)
     texts = [["so \\boxed{27}", "so \\boxed{2700}"], ["\\boxed{2.04}", "\\boxed{9 \\text{cm}}"]]
     generator = scripted(tokenizer, lambda question, sample: texts[question][sample])
-    completions = generate(generator, benchmark, SamplingSpec(samples=2, max_new_tokens=64), tokenizer)
+    completions = generate(generator, benchmark, SamplingSpec(samples=2, max_new_tokens=64), Prompts(tokenizer))
     key = completions.key
     assert not store.knows(key, benchmark)
     with GraderPool() as graders:
@@ -196,7 +197,7 @@ def test_a_file_from_another_entry_is_noticed(
     """The other evaluation's completions, row for row of the same questions, below this one's description."""
     generator = scripted(tokenizer, lambda question, sample: "\\boxed{0}")
     generator.weights_digest = "v" * 64
-    other = store.save_completions(generate(generator, BENCHMARK, SAMPLING, tokenizer)) / "completions.parquet"
+    other = store.save_completions(generate(generator, BENCHMARK, SAMPLING, Prompts(tokenizer))) / "completions.parquet"
     path = store.save_completions(completions) / "completions.parquet"
     shutil.copy(other, path)
     with pytest.raises(CorruptEntry, match="not those that were written"):

@@ -65,7 +65,7 @@ class Notes:
     def finish(self, training_id: str, status: str) -> None:
         self.ends[training_id] = status
 
-    def submit(self, training_id: str, checkpoint: Checkpoint) -> None:
+    def submit(self, training_id: str, checkpoint: Checkpoint, samplings: object) -> None:
         self.submitted.append(checkpoint.step)
         self.directories.append(checkpoint.directory)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dft_sweeps.evaluation.grading import Verdict
 from dft_sweeps.evaluation.intervals import average, interval
 from dft_sweeps.evaluation.results import BenchmarkResult, EvaluationKey, GradedQuestion, GradedSample, Judgements
-from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics
-from dft_sweeps.spec.models import SamplingSpec
+from dft_sweeps.evaluation.selection import held_out
+from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics, without_held_out
+from dft_sweeps.spec.models import AdaptiveSpec, SamplingSpec
 
 STRICT = [[True, False, True], [None, False, False], [True, True, True]]
 PAPER = [[True, True, True], [None, False, False], [True, True, False]]
@@ -51,6 +54,33 @@ def test_both_graders_and_both_intervals_stand_side_by_side() -> None:
         "disagreement": 2 / 9,
     }
     assert {name: found[f"eval/amc23/{name}"] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_questions_held_out_for_selection_are_not_in_the_accuracies() -> None:
+    ids = [str(index) for index in range(3)]
+    chosen = held_out("amc23", ids, 1 / 3)
+    assert len(chosen) == 1
+    [index] = map(int, chosen)
+    rest = [row for number, row in enumerate(STRICT) if number != index]
+    found = evaluation_metrics("eval", [judged("amc23")], selection_share=1 / 3)
+    assert found["eval/amc23/accuracy"] == found["eval/average/accuracy"] == interval(right(rest)).mean
+    assert found["eval/amc23/ci_low"] == interval(right(rest)).low
+    assert found["eval/amc23/selection_accuracy"] == pytest.approx(sum(right(STRICT)[index]) / 3)
+    assert found["eval/average/selection_accuracy"] == found["eval/amc23/selection_accuracy"]
+    assert without_held_out(judged("amc23"), 1 / 3)["paper"].correct == [
+        row for number, row in enumerate(right(PAPER)) if number != index
+    ]
+    assert "eval/amc23/selection_accuracy" not in evaluation_metrics("eval", [judged("amc23")])
+
+
+def test_adaptive_sampling_says_what_it_drew_and_saved() -> None:
+    strict = result("amc23", "strict/1", STRICT)
+    sampling = SamplingSpec(samples=12, adaptive=AdaptiveSpec(half_width=5))
+    adaptive = replace(strict, key=replace(strict.key, sampling=sampling))
+    found = evaluation_metrics("eval", [{"strict": adaptive}])
+    assert (found["eval/amc23/samples"], found["eval/amc23/saved"], found["eval/amc23/tokens"]) == (3, 0.75, 27)
+    assert "eval/amc23/pass_at_3" in found
+    assert found["eval/amc23/ci_low"] < interval(right(STRICT)).low
 
 
 def test_averages_are_of_equals() -> None:

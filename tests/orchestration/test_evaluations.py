@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,12 @@ import pytest
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
+from dft_sweeps.orchestration.engines import ADAPTER_DIRECTORY
 from dft_sweeps.orchestration.evaluations import ATTEMPTS, AttemptFailed, Evaluated, Evaluations
 from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.prepare import PreparedSweep, prepare
 from dft_sweeps.spec.load import load_sweep
+from dft_sweeps.spec.models import AdaptiveSpec, SamplingSpec
 from tests.end_to_end.running import SPEC
 from tests.orchestration.scripted_pool import ScriptedPool
 
@@ -36,10 +39,14 @@ def checkpoint(step: int, digest: str | None = None) -> Checkpoint:
     return Checkpoint(step, f"step-{step}", digest or f"weights of {step}", CANARY)
 
 
+def samplings(prepared: PreparedSweep) -> dict[str, SamplingSpec]:
+    return prepared.samplings_at(prepared.trials[0], 0)
+
+
 @contextmanager
 def evaluations(prepared: PreparedSweep, storage: Path, pool: ScriptedPool) -> Iterator[Evaluations]:
     with GraderPool() as graders:
-        side = Evaluations(prepared, EvaluationStore(storage), pool, graders)
+        side = Evaluations(prepared.benchmarks, prepared.prompts, EvaluationStore(storage), pool, graders)
         yield side
         side.close()
 
@@ -52,7 +59,7 @@ def test_the_earliest_missing_point_comes_first(prepared: PreparedSweep, tmp_pat
     pool = ScriptedPool()
     with evaluations(prepared, tmp_path, pool) as side:
         for step in (6, 3, 0):
-            side.submit("t-1", checkpoint(step))
+            side.submit("t-1", checkpoint(step), samplings(prepared))
             pool.asked.wait(10)
         pool.gate.set()
         landed = take(side, 3)
@@ -70,7 +77,7 @@ def test_both_graders_judge_and_what_one_lacks_is_graded_without_an_engine(tmp_p
     pool = ScriptedPool()
     pool.gate.set()
     with evaluations(prepared, tmp_path, pool) as side:
-        side.submit("t-1", checkpoint(3))
+        side.submit("t-1", checkpoint(3), samplings(prepared))
         [first] = take(side, 1)
     assert [list(judged) for judged in first.results["sampled"]] == [["strict", "paper"], ["exact"]]
     old = {result.id for results in first.results.values() for judged in results for result in judged.values()}
@@ -78,7 +85,7 @@ def test_both_graders_judge_and_what_one_lacks_is_graded_without_an_engine(tmp_p
     for judged in (results[0] for results in first.results.values()):
         shutil.rmtree(tmp_path / "grades" / judged["paper"].id)
     with evaluations(prepared, tmp_path, pool) as side:
-        side.submit("t-1", checkpoint(3))
+        side.submit("t-1", checkpoint(3), samplings(prepared))
         [again] = take(side, 1)
     assert again.results == first.results
     assert (len(pool.swaps), again.seconds) == (1, 0.0)
@@ -107,8 +114,8 @@ def test_an_engine_generates_while_the_checkpoint_before_is_graded(
     monkeypatch.setattr(pool, "swap", watched_swap)
     pool.gate.set()
     with evaluations(prepared, tmp_path, pool) as side:
-        side.submit("t-1", checkpoint(0))
-        side.submit("t-1", checkpoint(3))
+        side.submit("t-1", checkpoint(0), samplings(prepared))
+        side.submit("t-1", checkpoint(3), samplings(prepared))
         landed = take(side, 2)
     assert [(result.step, result.error) for result in landed] == [(0, None), (3, None)]
 
@@ -126,7 +133,7 @@ def test_a_grader_that_fails_is_tried_again_on_the_same_completions(
     monkeypatch.setattr(GraderPool, "grade", grade)
     pool.gate.set()
     with evaluations(prepared, tmp_path, pool) as side:
-        side.submit("t-1", checkpoint(3))
+        side.submit("t-1", checkpoint(3), samplings(prepared))
         said, landed = take(side, 2)
     assert "the fork server died" in said.message
     assert (landed.error, len(pool.swaps)) == (None, 1)
@@ -135,22 +142,111 @@ def test_a_grader_that_fails_is_tried_again_on_the_same_completions(
 def test_equal_weights_are_evaluated_once_for_all_who_ask(prepared: PreparedSweep, tmp_path: Path) -> None:
     pool = ScriptedPool()
     with evaluations(prepared, tmp_path, pool) as side:
-        side.submit("t-1", checkpoint(0, "base"))
-        side.submit("t-2", checkpoint(0, "base"))
+        side.submit("t-1", checkpoint(0, "base"), samplings(prepared))
+        side.submit("t-2", checkpoint(0, "base"), samplings(prepared))
         pool.gate.set()
         landed = take(side, 2)
-        side.submit("t-3", checkpoint(0, "base"))
+        side.submit("t-3", checkpoint(0, "base"), samplings(prepared))
         [stored] = take(side, 1)
     assert {result.training_id for result in landed} == {"t-1", "t-2"}
     assert landed[0].results == landed[1].results == stored.results
     assert (len(pool.swaps), stored.seconds) == (1, 0.0)
 
 
+def test_two_sweeps_that_run_at_once_generate_equal_evaluations_once(prepared: PreparedSweep, tmp_path: Path) -> None:
+    first, second = ScriptedPool(), ScriptedPool()
+    with evaluations(prepared, tmp_path, first) as one, evaluations(prepared, tmp_path, second) as other:
+        one.submit("t-1", checkpoint(0, "base"), samplings(prepared))
+        assert first.asked.wait(10)
+        other.submit("t-2", checkpoint(0, "base"), samplings(prepared))
+        assert not second.asked.wait(1.5)
+        first.gate.set()
+        second.gate.set()
+        [mine], [theirs] = take(one, 1), take(other, 1)
+    assert mine.results == theirs.results
+    assert (len(first.swaps), len(second.swaps)) == (1, 0)
+
+
+def test_the_same_weights_asked_for_in_two_ways_are_two_evaluations(prepared: PreparedSweep, tmp_path: Path) -> None:
+    pool = ScriptedPool()
+    pool.gate.set()
+    fewer = {"sampled": samplings(prepared)["sampled"].model_copy(update={"samples": 2})}
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3), samplings(prepared))
+        side.submit("t-1", checkpoint(3), fewer)
+        both = take(side, 2)
+    assert sorted(result.results["sampled"][0]["exact"].samples for result in both) == [2, 3]
+
+
+def test_adaptive_sampling_draws_no_more_than_it_needs_and_is_read_back(
+    prepared: PreparedSweep, tmp_path: Path
+) -> None:
+    pool = ScriptedPool()
+    pool.gate.set()
+    asked = {"sampled": SamplingSpec(samples=16, max_new_tokens=96, adaptive=AdaptiveSpec(half_width=20.0))}
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3), asked)
+        [first] = take(side, 1)
+    reached = [judged["exact"].samples for judged in first.results["sampled"]]
+    assert all(1 <= samples < 16 for samples in reached)
+    assert all(100 * judged["exact"].fixed_interval.half_width <= 20 for judged in first.results["sampled"])
+    with evaluations(prepared, tmp_path, pool) as side:
+        side.submit("t-1", checkpoint(3), asked)
+        [again] = take(side, 1)
+    assert again.results == first.results
+    assert len(pool.swaps) == 1
+
+
+def lora_checkpoint(directory: Path, step: int) -> Checkpoint:
+    (directory / f"step-{step}" / ADAPTER_DIRECTORY).mkdir(parents=True)
+    return Checkpoint(step, str(directory / f"step-{step}"), f"weights of {step}", CANARY)
+
+
+@pytest.mark.parametrize("places", [0, 2, 4])
+def test_lora_checkpoints_that_wait_are_adapters_side_by_side(
+    prepared: PreparedSweep, tmp_path: Path, places: int
+) -> None:
+    pool = ScriptedPool(adapters=places)
+    waiting = [lora_checkpoint(tmp_path, step) for step in (3, 4, 5)]
+    with evaluations(prepared, tmp_path / "storage", pool) as side:
+        side.submit("t-1", checkpoint(0), samplings(prepared))
+        assert pool.asked.wait(10)
+        for each in waiting:
+            side.submit("t-1", each, samplings(prepared))
+        pool.gate.set()
+        landed = take(side, 4)
+    assert [(result.step, result.error) for result in landed] == [(0, None), (3, None), (4, None), (5, None)]
+    names = {each.step: each.weights_digest for each in (checkpoint(0), *waiting)}
+    together = {
+        0: [{names[3]}, {names[4]}, {names[5]}],
+        2: [{names[3], names[4]}, {names[5]}],
+        4: [{names[3], names[4], names[5]}],
+    }
+    assert pool.groups == [{names[0]}, *together[places]]
+    whole, adapted = (["step-0", *(each.directory for each in waiting)], []) if not places else (
+        ["step-0"] * len(pool.groups), [f"{each.directory}/{ADAPTER_DIRECTORY}" for each in waiting])  # fmt: skip
+    assert (pool.swaps, pool.adapted) == (whole, adapted)
+
+
+def test_idle_engines_share_a_checkpoint_s_questions(prepared: PreparedSweep, tmp_path: Path) -> None:
+    one, three = ScriptedPool(), ScriptedPool(replicas=3)
+    results = []
+    for pool in (one, three):
+        pool.gate.set()
+        with evaluations(prepared, tmp_path / str(pool.replicas), pool) as side:
+            time.sleep(0.2)  # until all its threads wait for work
+            side.submit("t-1", checkpoint(3), samplings(prepared))
+            results += take(side, 1)
+    assert results[0].results == results[1].results
+    assert (one.swaps, three.swaps) == (["step-3"], ["step-3"] * 3)
+    assert (len(one.groups), len(three.groups)) == (1, 3)  # 40 requests, 16 of a shard at least
+
+
 def test_a_failing_engine_is_tried_again_and_each_failure_is_said(prepared: PreparedSweep, tmp_path: Path) -> None:
     pool = ScriptedPool(failures=ATTEMPTS - 1)
     pool.gate.set()
     with evaluations(prepared, tmp_path, pool) as side:
-        side.submit("t-1", checkpoint(3))
+        side.submit("t-1", checkpoint(3), samplings(prepared))
         *said, landed = take(side, ATTEMPTS)
     assert landed.error is None
     assert [type(event) for event in said] == [AttemptFailed] * (ATTEMPTS - 1)
@@ -161,7 +257,7 @@ def test_an_evaluation_that_cannot_succeed_ends_as_an_error(prepared: PreparedSw
     pool = ScriptedPool(failures=100)
     pool.gate.set()
     with evaluations(prepared, tmp_path, pool) as side:
-        side.submit("t-1", checkpoint(3))
+        side.submit("t-1", checkpoint(3), samplings(prepared))
         *_, landed = take(side, ATTEMPTS)
     assert landed.results == {}
     assert f"{ATTEMPTS} times" in landed.error

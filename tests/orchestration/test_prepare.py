@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dft_sweeps.cli.prompts_in_words import prompts_in_words
 from dft_sweeps.evaluation.benchmarks import prompt_suffix
 from dft_sweeps.spec.identity import ContentDigests, digest, training_id
+from dft_sweeps.spec.plan import ClusterFacts, make_plan
 from dft_sweeps.training.model_files import EMBEDDED
 from tests.orchestration.file_sweep import ROWS, SPEC, prepared, write_files, write_rows
 
@@ -30,7 +32,7 @@ def test_what_is_known_of_a_sweep(directory: Path) -> None:
     assert (first.data is second.data, first.data_digest == second.data_digest) == (True, True)
     assert first.training_id != second.training_id
     content = digest([[row["prompt"], row["completion"]] for row in ROWS])
-    digests = ContentDigests(sweep.model.digest, content, sweep.template_digest)
+    digests = ContentDigests(sweep.model.digest, content, sweep.prompts.digest)
     assert first.training_id == training_id(first.trial.spec, digests)
 
 
@@ -127,3 +129,69 @@ def test_the_sweep_id_is_of_name_trials_and_measurements(directory: Path) -> Non
     }
     assert len(ids) == 4
     assert prepared(directory, SPEC, "execution.workers=2", "description=again").sweep_id in ids
+
+
+def test_samples_between_the_points_that_matter(directory: Path) -> None:
+    """Steps 0 and 6 are the ends, 1 and 3 lie between, and 4 matters."""
+    text = SPEC.replace(
+        "sampled: {max_new_tokens: 16}", "sampled: {samples: 16, samples_between: 4, max_new_tokens: 16}"
+    )
+    sweep = prepared(directory, text.replace("steps: [1]", "steps: [1]\n    key_steps: [4]"))
+    [trial, _] = sweep.trials
+    assert trial.evaluated_steps == (0, 1, 3, 4, 6)
+    samples = {step: sweep.samplings_at(trial, step)["sampled"].samples for step in trial.evaluated_steps}
+    assert samples == {0: 16, 1: 4, 3: 4, 4: 16, 6: 16}
+    facts = {each.trial.name: each.facts for each in sweep.trials}
+    plan = make_plan(
+        sweep.sweep.trials, facts, frozenset(), sweep.sweep.spec.execution, sweep.sweep.spec.pool, ClusterFacts(8, 0)
+    )
+    assert (plan.base_completions, plan.cells[0].completions) == (5 * 16, 5 * (4 + 4 + 16 + 16))
+
+
+def test_adaptive_sampling_is_for_several_samples_that_do_not_say_otherwise(directory: Path) -> None:
+    text = SPEC.replace(
+        "      sampled: {max_new_tokens: 16}",
+        "      sampled: {samples: 16, samples_between: 1}\n"
+        "      own: {samples: 8, adaptive: {half_width: 5}}\n"
+        "      greedy: {temperature: 0}\n"
+        "    adaptive: {half_width: 2}",
+    )
+    sweep = prepared(directory, text)
+
+    def widths(step: int) -> list[float | None]:
+        samplings = sweep.samplings_at(sweep.trials[0], step).values()
+        return [each.adaptive and each.adaptive.half_width for each in samplings]
+
+    assert widths(0) == [2, 5, None]
+    assert widths(3) == [None, 5, None]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "trial.evaluation.adaptive={half_width: 3}",
+        "trial.evaluation.key_steps=[2]",
+        "trial.evaluation.selection_share=0.4",
+        "trial.evaluation.template=qwen_boxed",
+        "trial.evaluation.samplings.sampled.max_new_tokens=390",
+    ],
+)
+def test_what_changes_the_points_changes_the_measures(directory: Path, edit: str) -> None:
+    assert prepared(directory, SPEC, edit).measures != prepared(directory).measures
+
+
+def test_measures_of_an_older_spec_are_what_they_were(directory: Path) -> None:
+    """Else every trial that an earlier version finished would be evaluated again."""
+    assert prepared(directory).measures == "8f7d88391d1fa3159dbe7e9a8152605aeed35a54a33d28004991d807b1c0dec2"
+
+
+def test_training_prompts_are_written_as_the_questions_are_unless_the_spec_says_otherwise(directory: Path) -> None:
+    plain, qwen = prepared(directory), prepared(directory, SPEC, "trial.evaluation.template=qwen_boxed")
+    assert [trial.facts.template for trial in qwen.trials] == ["qwen_boxed"] * 2
+    assert qwen.trials[0].training_id != plain.trials[0].training_id
+    chat = prepared(directory, SPEC, "trial.evaluation.template=qwen_boxed", "trial.data.template=chat")
+    assert [trial.training_id for trial in chat.trials] == [trial.training_id for trial in plain.trials]
+    assert [trial.facts.templated_otherwise for trial in chat.trials] == [True, True]
+    assert "Written by: in training the tokenizer's chat template; in evaluation the template qwen_boxed." in (
+        prompts_in_words(chat)
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dft_sweeps.cli.prompts_in_words import sampling_in_words
 from dft_sweeps.evaluation.benchmarks import benchmark_names
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.training.model_files import EMBEDDED
@@ -190,13 +191,19 @@ def test_benchmark_files_that_are_missing_or_bad(directory: Path) -> None:
     assert refusal(directory) == f"{BENCHMARK}{directory}/questions.jsonl: no questions"
 
 
-def test_answers_that_leave_no_room(directory: Path) -> None:
-    message = refusal(directory, "max_new_tokens: 16", "max_new_tokens: 380")
-    assert message.startswith(
-        "files.yaml:18: trial.evaluation.samplings.sampled.max_new_tokens: benchmark 'gsm8k', question '1': a prompt "
-    )
-    assert "and max_new_tokens 380 exceed max_model_len 400 (at most " in message
-    assert "(the prompt alone does not fit)" in refusal(directory, "max_model_len: 400", "max_model_len: 16")
+def test_a_prompt_that_leaves_no_room(directory: Path) -> None:
+    message = refusal(directory, "max_model_len: 400", "max_model_len: 16")
+    assert message.startswith(f"{BENCHMARK}benchmark 'gsm8k', question '1': a prompt of ")
+    assert "leaves no room for an answer in a context of 16" in message
+    message = refusal(directory, "max_new_tokens: 16", "max_new_tokens: 16, context: 401")
+    assert "samplings.sampled.context: 401 tokens, but engines take pool.max_model_len, which is 400" in message
+
+
+def test_answers_that_the_context_cuts_off_are_said(directory: Path) -> None:
+    assert sampling_in_words(prepared(directory)) == []
+    [line] = sampling_in_words(prepared(directory, SPEC.replace("max_new_tokens: 16", "max_new_tokens: 390")))
+    assert "gsm8k (sampled): 5 of 5 questions have room for fewer than 390 new tokens (the fewest: " in line
+    assert "in a context of 400; completions that reach its end count as truncated." in line
 
 
 def _remove(name: str) -> Change:
@@ -237,7 +244,8 @@ def test_a_model_that_does_not_load(name: str, directory: Path) -> None:
     change, words = MODELS[name]
     change(directory / "policy")
     message = refusal(directory, "embedded", "./policy")
-    assert message.startswith("files.yaml:3: trial.model.path: ")
+    place = "12: trial.evaluation.template" if name == "no template" else "3: trial.model.path"
+    assert message.startswith(f"files.yaml:{place}: ")
     assert words in message
 
 

@@ -14,7 +14,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
-from dft_sweeps.report.curves import SweepCurves, collect
+from dft_sweeps.report.collect import collect
+from dft_sweeps.report.curves import SweepCurves
 from dft_sweeps.report.probabilities import csv_text, probability_figure
 from dft_sweeps.report.style import BASE_STEPS, Styles
 from dft_sweeps.report.write import write_report

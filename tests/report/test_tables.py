@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from dft_sweeps.report.curves import SweepCurves, collect
+from dft_sweeps.report.collect import collect
+from dft_sweeps.report.curves import SweepCurves
 from dft_sweeps.report.tables import accuracy_table, accuracy_tables, csv_text, markdown, rich_table, spread
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Tracker
@@ -38,7 +39,7 @@ def test_terminal_table(curves: SweepCurves) -> None:
 def test_a_narrow_terminal_says_which_steps_it_leaves_out(curves: SweepCurves) -> None:
     text = drawn(curves, width=60)
     assert "base" in text and "step 20" in text
-    assert "Not shown for want of width: step 10." in text
+    assert "Not shown for want of width: step 10; best on test." in text
 
 
 def drawn(curves: SweepCurves, width: int) -> str:
@@ -111,38 +112,39 @@ GOLDEN_MARKDOWN = """\
 
 Grader exact/1 and strict/1; 95% intervals for new questions.
 
-| variant | learning rate | objective | base | step 10 | step 20 |
-| --- | --- | --- | --: | --: | --: |
-| wrong-steps | 3e-4 | sft | 63.5 (60.0-67.0) | 74.1 (70.9-77.3) | 79.7 (76.8-82.7) |
-| wrong-steps | 3e-4 | dft | 63.5 (60.0-67.0) | 81.0 (78.1-84.0) | 88.2 (85.7-90.6) |
-| wrong-steps | 1e-3 | sft | 63.5 (60.0-67.0) | 70.5 (67.1-73.8) | 74.3 (71.1-77.6) |
-| wrong-steps | 1e-3 | dft | 63.5 (60.0-67.0) | 78.9 (75.9-81.9) | 87.5 (85.1-90.0) |
-| clean | 3e-4 | sft | 63.5 (60.0-67.0) | 80.8 (77.9-83.8) | 88.5 (86.1-91.0) |
-| clean | 3e-4 | dft | 63.5 (60.0-67.0) | 81.1 (78.2-84.0) | 89.4 (87.0-91.7) |
+| variant | learning rate | objective | base | step 10 | step 20 | best on test |
+| --- | --- | --- | --: | --: | --: | --: |
+| wrong-steps | 3e-4 | sft | 63.5 (60.0-67.0) | 74.1 (70.9-77.3) | 79.7 (76.8-82.7) | 79.7 at 20 |
+| wrong-steps | 3e-4 | dft | 63.5 (60.0-67.0) | 81.0 (78.1-84.0) | 88.2 (85.7-90.6) | 88.2 at 20 |
+| wrong-steps | 1e-3 | sft | 63.5 (60.0-67.0) | 70.5 (67.1-73.8) | 74.3 (71.1-77.6) | 74.3 at 20 |
+| wrong-steps | 1e-3 | dft | 63.5 (60.0-67.0) | 78.9 (75.9-81.9) | 87.5 (85.1-90.0) | 87.5 at 20 |
+| clean | 3e-4 | sft | 63.5 (60.0-67.0) | 80.8 (77.9-83.8) | 88.5 (86.1-91.0) | 88.5 at 20 |
+| clean | 3e-4 | dft | 63.5 (60.0-67.0) | 81.1 (78.2-84.0) | 89.4 (87.0-91.7) | 89.4* at 20 |
 
 Trained on demonstrations with wrong steps (5%); wrong steps favour DFT over SFT.  \n\
 Not finished: clean objective=dft learning_rate=3e-4 (running).  \n\
 """
 
 GOLDEN_TERMINAL = """\
-quickstart, average of the benchmarks: accuracy (%), sampled (temperature 1, 4
-samples per question)
+quickstart, average of the benchmarks: accuracy (%), sampled (temperature 1, 4 samples per
+question)
 Grader exact/1 and strict/1; 95% intervals for new questions.
-┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┓
-┃ variant     ┃ learning rate ┃ objective ┃      base ┃   step 10 ┃   step 20 ┃
-┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━┩
-│ wrong-steps │ 3e-4          │ sft       │      63.5 │      74.1 │      79.7 │
-│             │               │           │ 60.0-67.0 │ 70.9-77.3 │ 76.8-82.7 │
-│ wrong-steps │ 3e-4          │ dft       │      63.5 │      81.0 │      88.2 │
-│             │               │           │ 60.0-67.0 │ 78.1-84.0 │ 85.7-90.6 │
-├─────────────┼───────────────┼───────────┼───────────┼───────────┼───────────┤
-│ wrong-steps │ 1e-3          │ sft       │      63.5 │      70.5 │      74.3 │
-│             │               │           │ 60.0-67.0 │ 67.1-73.8 │ 71.1-77.6 │
-│ wrong-steps │ 1e-3          │ dft       │      63.5 │      78.9 │      87.5 │
-│             │               │           │ 60.0-67.0 │ 75.9-81.9 │ 85.1-90.0 │
-├─────────────┼───────────────┼───────────┼───────────┼───────────┼───────────┤
-│ clean       │ 3e-4          │ sft       │      63.5 │      80.8 │      88.5 │
-│             │               │           │ 60.0-67.0 │ 77.9-83.8 │ 86.1-91.0 │
-│ clean       │ 3e-4          │ dft       │      63.5 │      81.1 │      89.4 │
-│             │               │           │ 60.0-67.0 │ 78.2-84.0 │ 87.0-91.7 │
-└─────────────┴───────────────┴───────────┴───────────┴───────────┴───────────┘"""
+┏━━━━━━━━━━━━━┳━━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━┓
+┃             ┃               ┃           ┃           ┃           ┃           ┃      best ┃
+┃ variant     ┃ learning rate ┃ objective ┃      base ┃   step 10 ┃   step 20 ┃   on test ┃
+┡━━━━━━━━━━━━━╇━━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━┩
+│ wrong-steps │ 3e-4          │ sft       │      63.5 │      74.1 │      79.7 │      79.7 │
+│             │               │           │ 60.0-67.0 │ 70.9-77.3 │ 76.8-82.7 │     at 20 │
+│ wrong-steps │ 3e-4          │ dft       │      63.5 │      81.0 │      88.2 │      88.2 │
+│             │               │           │ 60.0-67.0 │ 78.1-84.0 │ 85.7-90.6 │     at 20 │
+├─────────────┼───────────────┼───────────┼───────────┼───────────┼───────────┼───────────┤
+│ wrong-steps │ 1e-3          │ sft       │      63.5 │      70.5 │      74.3 │      74.3 │
+│             │               │           │ 60.0-67.0 │ 67.1-73.8 │ 71.1-77.6 │     at 20 │
+│ wrong-steps │ 1e-3          │ dft       │      63.5 │      78.9 │      87.5 │      87.5 │
+│             │               │           │ 60.0-67.0 │ 75.9-81.9 │ 85.1-90.0 │     at 20 │
+├─────────────┼───────────────┼───────────┼───────────┼───────────┼───────────┼───────────┤
+│ clean       │ 3e-4          │ sft       │      63.5 │      80.8 │      88.5 │      88.5 │
+│             │               │           │ 60.0-67.0 │ 77.9-83.8 │ 86.1-91.0 │     at 20 │
+│ clean       │ 3e-4          │ dft       │      63.5 │      81.1 │      89.4 │     89.4* │
+│             │               │           │ 60.0-67.0 │ 78.2-84.0 │ 87.0-91.7 │     at 20 │
+└─────────────┴───────────────┴───────────┴───────────┴───────────┴───────────┴───────────┘"""

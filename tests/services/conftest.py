@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
@@ -31,9 +32,10 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pool(cluster: None, checkpoints: list[Checkpoint]) -> Iterator[object]:
-    """A pool of one engine, whose leases end 6 s after their owner fell silent."""
+    """A pool of one engine with room for two adapters, whose leases end 6 s after their owner fell silent."""
     from services.pool import PoolSettings, start_pool
 
-    pool = start_pool(PoolSettings(ENGINE, lease_timeout_s=6.0), checkpoints[0].directory)
+    settings = replace(ENGINE, max_adapters=2, max_adapter_rank=4)
+    pool = start_pool(PoolSettings(settings, lease_timeout_s=6.0), checkpoints[0].directory)
     yield pool
     pool.shutdown()

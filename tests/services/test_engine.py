@@ -12,7 +12,7 @@ import ray
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.engine import CanaryError, VllmEngine
-from tests.services.random_policies import ENGINE, Checkpoint, make_checkpoint, random_prompts, sampled
+from tests.services.random_policies import ENGINE, STOP_TOKEN, Checkpoint, make_checkpoint, random_prompts, sampled
 
 pytestmark = pytest.mark.ray
 
@@ -91,8 +91,10 @@ def test_stop_token_ends_a_completion_and_is_kept(engine: Any, tied: list[Checkp
     completions = [c for group in ray.get(engine.generate.remote(requests)) for c in group]
     stopped = [c for c in completions if c.finish_reason == "stop"]
     assert 0 < len(stopped) < len(completions)
-    assert all(c.token_ids.index(1) == len(c.token_ids) - 1 for c in stopped)
-    assert all(len(c.token_ids) == 100 and 1 not in c.token_ids for c in completions if c.finish_reason == "length")
+    assert all(c.token_ids.index(STOP_TOKEN) == len(c.token_ids) - 1 for c in stopped)
+    assert all(
+        len(c.token_ids) == 100 and STOP_TOKEN not in c.token_ids for c in completions if c.finish_reason == "length"
+    )
 
 
 def test_prompt_without_room_is_named_and_the_engine_goes_on(engine: Any, tied: list[Checkpoint]) -> None:
@@ -100,8 +102,8 @@ def test_prompt_without_room_is_named_and_the_engine_goes_on(engine: Any, tied: 
     short, long = random_prompts(1, 8, seed=5)[0], random_prompts(1, ENGINE.max_model_len, seed=5)[0]
     with pytest.raises(ValueError, match="request 1: a prompt of 512 tokens"):
         ray.get(engine.generate.remote(sampled([short, long])))
-    with pytest.raises(ValueError, match=r"request 0: token ids must lie in \[0, 512\)"):
-        ray.get(engine.generate.remote(sampled([(5, 512)])))
+    with pytest.raises(ValueError, match=r"request 0: token ids must lie in \[0, 384\)"):
+        ray.get(engine.generate.remote(sampled([(5, 384)])))
     [[completion]] = ray.get(engine.generate.remote(sampled([long[:-5]], max_new_tokens=50)))
     assert (len(completion.token_ids), completion.finish_reason) == (5, "length")
 
@@ -129,3 +131,9 @@ def test_canary_catches_the_wrong_directory(engine: Any, tied: list[Checkpoint])
     _reload(engine, tied[0])
     with pytest.raises(CanaryError, match="not that checkpoint's weights"):
         ray.get(engine.reload.remote(tied[1].directory, tied[0].canary))
+
+
+def test_engine_without_room_for_adapters_says_so(engine: Any, tied: list[Checkpoint]) -> None:
+    canary = tied[0].canary
+    with pytest.raises(ValueError, match=r"without room for adapters \(max_adapters=0\)"):
+        ray.get(engine.__ray_call__.remote(lambda holder: holder._engine.require_loadable_adapter("/nowhere", canary)))

@@ -9,19 +9,19 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
+from contextlib import ExitStack
 from typing import IO, Any
 
 import psutil
 import pytest
 import ray
+from ray import serve
 
 from dft_sweeps.evaluation.generator import Canary, Request
-from services.engine import CanaryError
 from services.engine_actor import EngineError
 from services.lease import Engine
 from services.pool import Pool, PoolError, PoolSettings, start_pool
-from tests.services.random_policies import ENGINE, Checkpoint, random_prompts, sampled
+from tests.services.random_policies import ENGINE, Checkpoint, random_prompts, require_works, sampled, wait_until_gone
 
 pytestmark = pytest.mark.ray
 
@@ -32,28 +32,15 @@ def _process_id(engine: Engine) -> int:
     return ray.get(engine._actor.ready.remote())
 
 
-def _require_works(engine: Engine, checkpoint: Checkpoint) -> None:
-    engine.swap(checkpoint.directory, checkpoint.digest, checkpoint.canary)
-    completions = engine.generate(sampled(PROMPTS))
-    assert [c.token_ids for [c] in completions] == [checkpoint.greedy(prompt, 24) for prompt in PROMPTS]
-
-
 def _next_line(stream: IO[str], start: str) -> str:
     """Skips what Ray prints to its driver's output."""
     return next(line for line in stream if line.startswith(start))
 
 
-def _wait_until_gone(process_id: int, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while psutil.pid_exists(process_id) and psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"engine process {process_id} is still there after {seconds} s"
-        time.sleep(0.2)
-
-
 def test_checkpoints_swap_back_and_forth(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     with pool.lease() as engine:
         for checkpoint in (checkpoints[1], checkpoints[0], checkpoints[1], checkpoints[2]):
-            _require_works(engine, checkpoint)
+            require_works(engine, checkpoint)
             assert engine.weights_digest == checkpoint.digest
 
 
@@ -69,44 +56,21 @@ def test_generation_needs_the_weights_it_names(pool: Pool, checkpoints: list[Che
     with pool.lease() as engine:
         with pytest.raises(EngineError, match="not swapped any weights in"):
             engine.generate(sampled(PROMPTS))
-        _require_works(engine, checkpoints[0])
+        require_works(engine, checkpoints[0])
         with pytest.raises(EngineError, match="asked for weights other, the engine holds seed-0"):
-            ray.get(engine._actor.generate.remote(engine._lease_id, "other", sampled(PROMPTS)))
-
-
-def test_refused_directory_leaves_the_engine_at_work(pool: Pool, checkpoints: list[Checkpoint], tmp_path: Path) -> None:
-    with pool.lease() as engine:
-        _require_works(engine, checkpoints[0])
-        with pytest.raises(ValueError, match=r"config\.json is missing"):
-            engine.swap(str(tmp_path), "empty", checkpoints[0].canary)
-        assert len(engine.generate(sampled(PROMPTS))) == 3
-
-
-def test_failed_canary_breaks_the_engine_and_the_next_lease_gets_a_new_one(
-    pool: Pool, checkpoints: list[Checkpoint]
-) -> None:
-    with pool.lease() as engine:
-        broken = _process_id(engine)
-        _require_works(engine, checkpoints[2])
-        with pytest.raises(CanaryError):
-            engine.swap(checkpoints[0].directory, checkpoints[0].digest, checkpoints[1].canary)
-        with pytest.raises(EngineError, match=r"the engine is broken: its swap to .* did not finish"):
-            engine.generate(sampled(PROMPTS))
-    with pool.lease() as engine:
-        assert _process_id(engine) != broken
-        _require_works(engine, checkpoints[0])
+            engine.generate_of({"other": sampled(PROMPTS)})
 
 
 def test_killed_engine_is_reported_and_replaced(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     with pool.lease() as engine:
-        _require_works(engine, checkpoints[1])
+        require_works(engine, checkpoints[1])
         killed = _process_id(engine)
         os.kill(killed, signal.SIGKILL)
         with pytest.raises(EngineError, match="the engine's process died"):
             engine.generate(sampled(PROMPTS))
     with pool.lease() as engine:
         assert _process_id(engine) != killed
-        _require_works(engine, checkpoints[1])
+        require_works(engine, checkpoints[1])
 
 
 def test_two_leases_on_one_replica_take_turns(pool: Pool, checkpoints: list[Checkpoint]) -> None:
@@ -115,13 +79,13 @@ def test_two_leases_on_one_replica_take_turns(pool: Pool, checkpoints: list[Chec
     def second() -> None:
         with pool.lease() as engine:
             events.append("second starts")
-            _require_works(engine, checkpoints[2])
+            require_works(engine, checkpoints[2])
 
     with pool.lease() as engine:
         waiting = threading.Thread(target=second)
         waiting.start()
         time.sleep(3)
-        _require_works(engine, checkpoints[1])
+        require_works(engine, checkpoints[1])
         events.append("first ends")
     waiting.join(timeout=60)
     assert events == ["first ends", "second starts"]
@@ -130,7 +94,7 @@ def test_two_leases_on_one_replica_take_turns(pool: Pool, checkpoints: list[Chec
 def test_idle_lease_is_kept_and_a_released_one_is_refused(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     with pool.lease() as engine:
         time.sleep(8)  # longer than the pool's lease_timeout_s
-        _require_works(engine, checkpoints[0])
+        require_works(engine, checkpoints[0])
     with pytest.raises(EngineError, match="has ended"):
         engine.generate(sampled(PROMPTS))
 
@@ -152,17 +116,54 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, check
     started = time.monotonic()
     with pool.lease() as engine:
         assert 1 < time.monotonic() - started < 20  # the 2.5 million tokens would take minutes
-        _require_works(engine, checkpoints[1])
-
-
-def test_pool_that_cannot_start_says_why(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(PoolError, match=r"config\.json is missing"):
-        start_pool(PoolSettings(ENGINE, name="hopeless", num_cpus=0.0), str(tmp_path))
+        require_works(engine, checkpoints[1])
 
 
 def test_lease_on_a_pool_that_is_not_there(cluster: None, pool: Pool) -> None:
     with pytest.raises(PoolError, match="'nowhere'"), Pool("nowhere", 1).lease():
         pass
+
+
+@pytest.mark.slow
+def test_pool_grows_with_the_open_leases_and_shrinks_without_ending_one(
+    cluster: None, checkpoints: list[Checkpoint]
+) -> None:
+    """Serve stops the newest replica first, here the one whose lease goes on."""
+    settings = PoolSettings(ENGINE, max_replicas=2, num_cpus=0.0, downscale_delay_s=3.0, name="growing")
+    pool = start_pool(settings, checkpoints[0].directory)
+    assert (pool.replicas, _running("growing")) == (2, 1)
+    with ExitStack() as older:
+        first = older.enter_context(pool.lease())
+        require_works(first, checkpoints[1])
+        with pool.lease() as second:
+            require_works(second, checkpoints[2])
+            require_works(first, checkpoints[1])
+            surplus = _process_id(second)
+            assert surplus != _process_id(first)
+            assert _running("growing") == 2
+            older.close()
+            _wait_for_running("growing", 1, seconds=60)
+            time.sleep(10)
+            require_works(second, checkpoints[0])
+        wait_until_gone(surplus, seconds=20)
+    with pool.lease() as engine:
+        require_works(engine, checkpoints[2])
+        started = time.monotonic()
+        pool.shutdown()
+        assert time.monotonic() - started < 20
+        with pytest.raises(EngineError):
+            require_works(engine, checkpoints[1])
+
+
+def _running(name: str) -> int:
+    return serve.status().applications[name].deployments["engine"].replica_states.get("RUNNING", 0)
+
+
+def _wait_for_running(name: str, count: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while _running(name) != count:
+        assert time.monotonic() < deadline, f"{_running(name)} replicas after {seconds} s, not {count}"
+        time.sleep(0.5)
 
 
 @pytest.mark.slow
@@ -187,9 +188,9 @@ def test_no_engine_outlives_its_pool_or_its_cluster(checkpoints: list[Checkpoint
     driver.stdin.write("\n")
     driver.stdin.flush()
     _next_line(driver.stdout, "stopped")
-    _wait_until_gone(first, seconds=5)
+    wait_until_gone(first, seconds=5)
     second = int(_next_line(driver.stdout, "engine").split()[1])
     assert psutil.pid_exists(second)
     driver.kill()
     driver.wait()
-    _wait_until_gone(second, seconds=30)
+    wait_until_gone(second, seconds=30)

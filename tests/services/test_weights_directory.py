@@ -82,8 +82,8 @@ def test_other_architecture_is_refused(checkpoints: list[Checkpoint], directory:
 
 
 def test_other_shapes_are_refused(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
-    other = Path(make_checkpoint(tmp_path, seed=0, tied=True, vocabulary=640).directory)
+    other = Path(make_checkpoint(tmp_path, seed=0, tied=True, vocab_size=640).directory)
     with pytest.raises(ValueError, match="config vocab_size") as refusal:
         require_same_layout(read_layout(Path(checkpoints[0].directory)), read_layout(other), other)
     assert "config tie_word_embeddings" in str(refusal.value)
-    assert "tensor lm_head.weight: engine has (512, 128), checkpoint has None" in str(refusal.value)
+    assert "tensor lm_head.weight: engine has (384, 128), checkpoint has None" in str(refusal.value)

@@ -267,11 +267,13 @@ def test_evaluation_ids() -> None:
 
     assert of() == "e-49593b23efdbf7a7"
     stated = {"samples": 1, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4096, "seed": 0}
+    stated |= {"samples_between": None, "adaptive": None, "context": None}
     assert stated.keys() == SamplingSpec.model_fields.keys()
     assert of(**stated) == of()
-    other = {"samples": 2, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 8, "seed": 1}
+    other = {"samples": 2, "temperature": 0.5, "top_p": 0.9, "max_new_tokens": 8, "seed": 1, "context": 4096}
     changed = [of(**{name: value}) for name, value in other.items()] + [of("x"), of(benchmark="x"), of(template="x")]
-    assert len({of(), *changed}) == 9
+    changed.append(of(samples=2, adaptive={"half_width": 1.0}))
+    assert len({of(), *changed}) == 11
 
 
 def test_grade_ids() -> None:

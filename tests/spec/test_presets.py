@@ -37,6 +37,7 @@ trial:
     max_length: 2048
     overflow: truncate
     instruction: ""
+    template: chat
   train:
     objective: {kind: dft}
     learning_rate: 5e-5

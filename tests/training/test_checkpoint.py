@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from dft_sweeps.data.encode import Sample
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.training import checkpoint as checkpoint_module
 from dft_sweeps.training.checkpoint import CANARY_FILE, WEIGHTS_FILE, make_canary, save_checkpoint
@@ -36,7 +37,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def save(policy: Policy, tokenizer: PreTrainedTokenizerBase, directory: Path) -> str:
-    return save_checkpoint(policy, tokenizer, make_canary(policy, random_samples(6)), directory, Ranks())
+    return save_checkpoint(policy, Prompts(tokenizer), make_canary(policy, random_samples(6)), directory, Ranks())
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -73,7 +74,7 @@ def test_the_canary_is_what_transformers_says_of_the_saved_weights_in_float32(
 ) -> None:
     samples = [Sample((5, 2), 1), *random_samples(6)]
     policy = Policy(tiny_model(), dtype)
-    save_checkpoint(policy, tokenizer, make_canary(policy, samples), tmp_path / "7", Ranks())
+    save_checkpoint(policy, Prompts(tokenizer), make_canary(policy, samples), tmp_path / "7", Ranks())
     canary = Canary.load(tmp_path / "7" / CANARY_FILE)
     assert canary.prompts == tuple(sample.ids[:48] for sample in samples[:4])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "7", dtype=torch.float32)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from dft_sweeps.data.packing import MicroBatch, micro_batches
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.objectives import make_objective
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import LoraSpec, ModelSpec
@@ -125,7 +126,7 @@ def test_without_adapters_the_model_is_the_one_before() -> None:
 def test_transformers_loads_a_merged_checkpoint_as_the_adapted_policy(name: str, tmp_path: Path) -> None:
     policy = trained(adapted_policy(tiny(name)))
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    save_checkpoint(policy, tokenizer, make_canary(policy, random_samples(4)), tmp_path / "1", Ranks())
+    save_checkpoint(policy, Prompts(tokenizer), make_canary(policy, random_samples(4)), tmp_path / "1", Ranks())
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "1")
     assert type(loaded) is type(policy.model)
     found, expected = target_logprobs(Policy(loaded), packed()), target_logprobs(policy, packed())
@@ -142,7 +143,7 @@ def test_bfloat16_adapters_are_merged_without_rounding(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in policy.parameters()} == {torch.bfloat16}
     trained(policy, rate=0.05)
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    save_checkpoint(policy, tokenizer, make_canary(policy, random_samples(4)), tmp_path / "1", Ranks())
+    save_checkpoint(policy, Prompts(tokenizer), make_canary(policy, random_samples(4)), tmp_path / "1", Ranks())
     weights = load_file(tmp_path / "1" / "model.safetensors")
     assert weights["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
     assert weights["lm_head.weight"].dtype == torch.bfloat16

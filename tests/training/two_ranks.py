@@ -16,6 +16,7 @@ import torch.multiprocessing
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoTokenizer
 
+from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.spec.models import ExecutionSpec, LoraSpec
 from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
 from dft_sweeps.training.decoder import prepare_layers
@@ -130,7 +131,7 @@ def _three_steps(ranks: Ranks, directory: Path, tied: bool) -> dict[str, Any]:
             canaries.append(make_canary(policy, samples))
             if event.step:  # as the trial does: no checkpoint of the base model
                 target = directory / str(event.step)
-                digests.append(save_checkpoint(policy, tokenizer, canaries[-1], target, ranks))
+                digests.append(save_checkpoint(policy, Prompts(tokenizer), canaries[-1], target, ranks))
     weights = {name: full(parameter) for name, parameter in policy.model.named_parameters()}
     return {"metrics": metrics, "logprobs": [c.logprobs for c in canaries], "digests": digests, "weights": weights}
 

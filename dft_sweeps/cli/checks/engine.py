@@ -76,12 +76,12 @@ def _settings(device: str, tokenizer: Any) -> PoolSettings:
 def _ask(pool: Pool, directory: str, weights_digest: str, tokenizer: Any) -> str:
     """What the engine answered and how well it agrees with transformers, in words."""
     from dft_sweeps.data.arithmetic import problems
+    from dft_sweeps.data.prompt_templates import Prompts
     from dft_sweeps.evaluation.generator import Request
     from dft_sweeps.evaluation.grading import last_boxed
-    from dft_sweeps.evaluation.prompts import render
 
     [problem] = problems(1, 1, 0, "heldout")
-    prompt = render(tokenizer, problem.question)
+    prompt = Prompts(tokenizer).ids(problem.question)
     with pool.lease() as leased:
         report = leased.swap(directory, weights_digest, _canary(directory, prompt))
         started = time.monotonic()

@@ -1,0 +1,126 @@
+"""Leased engines with checkpoints' weights on them: whole ones swapped in, LoRA checkpoints side by side as adapters of
+the base model.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from dft_sweeps.data.prompt_templates import Prompts
+from dft_sweeps.evaluation.evaluate import Task, generate_tasks
+from dft_sweeps.evaluation.grading import GraderPool
+from dft_sweeps.evaluation.results import Completions
+from dft_sweeps.orchestration.mailbox import Checkpoint
+from dft_sweeps.orchestration.shards import LeasedEngine, ask_engines
+
+ADAPTER_DIRECTORY = "adapter"
+"""In the directory of a LoRA checkpoint, whose weights are merged: the same as an adapter of the base model."""
+
+
+class EnginePool(Protocol):
+    """Engines to lease (`services.pool.Pool`)."""
+
+    @property
+    def replicas(self) -> int:
+        """The most engines there can be."""
+
+    @property
+    def fewest(self) -> int:
+        """Engines that are up whether or not they are leased."""
+
+    @property
+    def adapters(self) -> int:
+        """LoRA adapters that an engine holds side by side; 0 where adapted weights are swapped in merged."""
+
+    def lease(self) -> AbstractContextManager[LeasedEngine]: ...
+
+
+@dataclass(frozen=True)
+class Sampled:
+    completions: list[Completions]
+    """One for each task."""
+    started: float
+    """When the engines were leased, on the monotonic clock."""
+    swap_seconds: float
+
+
+class Engines:
+    """Samples checkpoints on a pool's engines. `say` is told of failures that were made good."""
+
+    def __init__(self, pool: EnginePool, prompts: Prompts, graders: GraderPool, say: Callable[[str], None]) -> None:
+        self._pool, self._prompts, self._graders, self._say = pool, prompts, graders, say
+        self._lock = threading.Lock()
+        self._leased: set[LeasedEngine] = set()
+        self._sharing = threading.Lock()
+        self.base: Checkpoint | None = None
+        """The model that adapters are put on, once it is known."""
+
+    def places(self, checkpoint: Checkpoint) -> int:
+        """How many checkpoints like this one an engine holds at a time."""
+        return self._pool.adapters if self._adapter(checkpoint) else 1
+
+    def sample(self, checkpoints: Sequence[Checkpoint], tasks: Sequence[Task], idle: int) -> Sampled:
+        """Samples tasks from the weights of these checkpoints: one, or several adapters.
+
+        Args:
+            idle: engines that nobody else needs, as far as is known.
+        """
+        with self._engines(idle) as engines:
+            started = time.monotonic()
+            with ThreadPoolExecutor(len(engines)) as threads:
+                list(threads.map(partial(self._put_on, checkpoints), engines))
+            swap_seconds = time.monotonic() - started
+            ask = partial(ask_engines, engines, failed=self._say)
+            return Sampled(generate_tasks(ask, tasks, self._prompts, self._graders), started, swap_seconds)
+
+    def close(self) -> None:
+        """Cancels what is under way."""
+        with self._lock:
+            for engine in self._leased:
+                engine.release()
+
+    def _put_on(self, checkpoints: Sequence[Checkpoint], engine: LeasedEngine) -> None:
+        adapters = [(checkpoint, self._adapter(checkpoint)) for checkpoint in checkpoints]
+        if not all(directory for _, directory in adapters) or self.base is None:
+            [checkpoint] = checkpoints
+            engine.swap(checkpoint.directory, checkpoint.weights_digest, checkpoint.canary)
+            return
+        engine.swap(self.base.directory, self.base.weights_digest, self.base.canary)
+        for checkpoint, directory in adapters:
+            engine.adapt(str(directory), checkpoint.weights_digest, checkpoint.canary)
+
+    def _adapter(self, checkpoint: Checkpoint) -> Path | None:
+        """Where the checkpoint lies as an adapter, if engines can take it so."""
+        directory = Path(checkpoint.directory) / ADAPTER_DIRECTORY
+        return directory if self._pool.adapters and self.base is not None and directory.is_dir() else None
+
+    @contextmanager
+    def _engines(self, idle: int) -> Iterator[list[LeasedEngine]]:
+        """An engine, and the idle ones. One caller at a time gets several, or two might wait for each other's."""
+        several = self._sharing.acquire(blocking=False)
+        try:
+            count = 1 + (min(idle, self._pool.fewest - 1) if several else 0)
+            with ExitStack() as leases:
+                yield [leases.enter_context(self._lease()) for _ in range(count)]
+        finally:
+            if several:
+                self._sharing.release()
+
+    @contextmanager
+    def _lease(self) -> Iterator[LeasedEngine]:
+        with self._pool.lease() as engine:
+            with self._lock:
+                self._leased.add(engine)
+            try:
+                yield engine
+            finally:
+                with self._lock:
+                    self._leased.discard(engine)

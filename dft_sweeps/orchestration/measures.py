@@ -1,0 +1,47 @@
+"""What the points of a sweep mean: two runs of a trial whose points mean the same have the same points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dft_sweeps.data.prompt_templates import Prompts
+from dft_sweeps.evaluation.benchmarks import Benchmark
+from dft_sweeps.evaluation.evaluate import evaluation_key
+from dft_sweeps.evaluation.grading import grader_version
+from dft_sweeps.spec.identity import digest
+from dft_sweeps.spec.models import EvaluationSpec, HistogramSpec, SamplingSpec
+
+
+def in_context(sampling: SamplingSpec, context: int) -> SamplingSpec:
+    """The sampling on engines that take `context` tokens."""
+    return sampling.model_copy(update={"context": sampling.context or context})
+
+
+def measures_of(evaluation: EvaluationSpec, benchmarks: Mapping[str, Benchmark], prompts: Prompts, context: int) -> str:
+    """Hash of what a sweep's points mean. The order of the samplings counts, for the first one's points have the
+    plainer name. What is at its default, or without effect, is left out, so that older runs keep their hashes."""
+    asked = [benchmarks[spec.name] for spec in evaluation.benchmarks]
+    own: dict[str, Any] = evaluation.model_dump(
+        include={"adaptive", "key_steps", "selection_share"}, exclude_defaults=True
+    )
+    if evaluation.histogram != HistogramSpec():
+        own["histogram"] = evaluation.histogram.model_dump()
+    samplings = [in_context(sampling, context) for sampling in evaluation.samplings.values()]
+    contexts = [
+        evaluation_key("", benchmark, sampling, prompts).sampling.context
+        for sampling in samplings
+        for benchmark in asked
+    ]
+    if any(contexts):
+        own["contexts"] = contexts
+    return digest(
+        own
+        | {
+            "benchmarks": [[b.name, b.digest, *map(grader_version, b.graders)] for b in asked],
+            "samplings": [[name, s.model_dump(exclude_defaults=True)] for name, s in evaluation.samplings.items()],
+            "every": evaluation.every,
+            "steps": sorted(set(evaluation.steps)),
+            "template": prompts.digest,
+        }
+    )
