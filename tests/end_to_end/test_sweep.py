@@ -192,6 +192,7 @@ def test_trials_are_compared_by_what_was_stored_of_each_question(
         assert sum(table.right) == sum(row["correct"] is True for row in rows)
 
 
+@pytest.mark.slow
 def test_a_benchmark_added_later_does_not_train_again(finished_sweep: FinishedSweep, tmp_path: Path) -> None:
     """Only the new benchmark's completions are generated, from the checkpoints that are there."""
     wider = tmp_path / "wider.yaml"

@@ -54,6 +54,7 @@ def test_a_run_tells_under_what_conditions_it_was_trained(whole: Swept) -> None:
     assert all(name in tags["dft.versions"] for name in ("torch ", "transformers ", "peft "))
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_where_it_was_and_its_curves_are_those_of_the_whole_one(
     whole: Swept, tmp_path: Path
 ) -> None:

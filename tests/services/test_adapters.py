@@ -165,6 +165,7 @@ def test_adapters_stay_for_the_next_lease_and_go_with_their_base(
         assert engine.adapt(adapter.directory, adapter.digest, adapter.canary).seconds > 0
 
 
+@pytest.mark.slow
 def test_adapter_on_another_base_fails_by_the_canary_and_the_next_lease_works(
     pool: Pool, lora: Trained, checkpoints: list[Checkpoint]
 ) -> None:
