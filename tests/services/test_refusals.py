@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -151,8 +152,12 @@ def test_engine_killed_while_it_starts_is_told_in_rays_words(
 
 
 def _engines() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.is_running() and child.name().startswith("ray::EngineActo")]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            if child.name().startswith("ray::EngineActo"):
+                found.append(child)
+    return found
 
 
 def _kill(engine: Engine) -> None:
