@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from uuid import uuid4
 
 import click
 
 from dft_sweeps.cli.options import json_option, storage_option, writable_storage
+from dft_sweeps.spec.data_models import TemplateName
 
 if TYPE_CHECKING:
     from dft_sweeps.evaluation.benchmarks import Benchmark
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, str], None]
 
-_TEMPLATES = ("auto", "chat", "qwen_boxed", "llama_base_boxed", "deepseek_math")
 _LEAST_CONTEXT = 256
 """Tokens that engines take at least, where the model does: the canary must fit, however short answers are."""
 
@@ -56,7 +56,7 @@ _LEAST_CONTEXT = 256
 )
 @click.option(
     "--template",
-    type=click.Choice(_TEMPLATES),
+    type=click.Choice(get_args(TemplateName)),
     default="auto",
     show_default=True,
     help="How questions are written: by the tokenizer's chat template, or as the published harness writes them for a "
