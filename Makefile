@@ -64,8 +64,15 @@ check: $(VENV)/installed-dev  ## Lint, types and the import contract.
 test: check  ## Every test that is not slow.
 	$(BIN)/python -m pytest -m "not slow"
 
+.PHONY: system-packages
+system-packages:
+	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "==> installing Debian's postgresql for the tests"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y postgresql > /dev/null; \
+	else echo "postgresql is not installed: the tests that need it are skipped"; fi
+
 .PHONY: test-slow
-test-slow: $(VENV)/installed-dev  ## The slow tests: whole specs and interrupted sweeps.
+test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, faults. About 40 minutes on 2 cores.
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: bench

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
@@ -50,6 +51,7 @@ class VllmEngine:
         self._engine = LLMEngine.from_engine_args(engine_args(settings, model_directory))
         self._request_ids, self._adapter_ids = count(), count(1)
         self._adapters: dict[str, LoRARequest] = {}  # by name, the least recently used first
+        self._step_began: float | None = None
         block_size = self._engine.vllm_config.cache_config.block_size
         self._probe_length = min(block_size + 1, settings.max_model_len - 1)
 
@@ -57,6 +59,12 @@ class VllmEngine:
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters held, the least recently used first."""
         return tuple(self._adapters)
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the decoding step under way has taken; 0 when there is none. For threads that watch this one."""
+        began = self._step_began
+        return 0.0 if began is None else monotonic() - began
 
     def generate(self, requests: Sequence[Request], cancelled: Event) -> list[list[Completion]]:
         """Samples all requests from the weights themselves; see `generate_of`."""
@@ -199,8 +207,10 @@ class VllmEngine:
             while self._engine.has_unfinished_requests():
                 if cancelled.is_set():
                     raise Cancelled(f"generation of {len(work)} requests was cancelled")
+                self._step_began = monotonic()
                 finished.update((output.request_id, output) for output in self._engine.step() if output.finished)
         finally:
+            self._step_began = None
             if len(finished) < len(work):
                 self._engine.abort_request(ids)
         return [finished[request_id] for request_id in ids]

@@ -2,7 +2,8 @@
 
 State: the digest of the weights held (None until the first swap), the adapters held on them, the lease that may use
 them, and, once something failed half-way, why the engine is broken. A broken engine answers nothing more; the pool
-replaces its process.
+replaces its process. An engine whose decoding step does not end is a broken one; loading weights has no such bound,
+since how long it takes is the storage's affair.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.engine import Cancelled, VllmEngine
 from services.engine_log import told_on_failure
 from services.engine_settings import EngineSettings, set_environment
+
+LONGEST_STEP_S = 1800.0
+"""A decoding step is one pass through the model, of seconds, or minutes for large ones on CPUs: this long, it hangs."""
+_WATCH_S = 10.0
 
 
 class EngineError(RuntimeError):
@@ -168,7 +173,12 @@ class EngineActor:
             return {name or self._weights_digest: group for name, group in completions.items()}
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        """Raises EngineError when a decoding step of the work does not end; it is left to end with the process."""
+        running = asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        while not (await asyncio.wait({running}, timeout=_WATCH_S))[0]:
+            if (seconds := self._engine.step_seconds) > LONGEST_STEP_S:
+                raise EngineError(f"the engine hangs: a decoding step has not ended in {seconds:.0f} s")
+        return running.result()
 
     def _require_usable(self, lease_id: str) -> _Lease:
         if self._lease is None or self._lease.lease_id != lease_id or self._lease.ended.is_set():

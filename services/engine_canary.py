@@ -6,6 +6,7 @@ well, with and without the cache: only that shows a stale block.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.evaluation.generator import Canary
@@ -25,13 +26,14 @@ def questions(canary: Canary, length: int) -> list[Question]:
 
 def differences(canary: Canary, answers: list[RequestOutput]) -> tuple[float, float]:
     """Largest absolute difference between the canary's log-probabilities and the engine's, and how much the probe's
-    changes when the prefix cache is not read."""
+    changes when the prefix cache is not read. NaN, which is within no tolerance, where any of them is not finite."""
     *rows, cached, uncached = answers
-    largest = max(
+    found = [
         abs(expected - actual)
         for prompt, row, answer in zip(canary.prompts, canary.logprobs, rows, strict=True)
         for expected, actual in zip(row, _prompt_logprobs(prompt, answer), strict=True)
-    )
+    ]
+    largest = max(found) if all(map(math.isfinite, found)) else math.nan  # max() passes over a NaN that is not first
     return largest, abs(_probed(canary, cached) - _probed(canary, uncached))
 
 

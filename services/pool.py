@@ -75,6 +75,16 @@ class Pool:
         stop_pool(self.name)
 
 
+def find_pool(settings: PoolSettings) -> Pool | None:
+    """The pool of this name, which was started with these settings; None where it does not run."""
+    application = serve.status().applications.get(settings.name)
+    return _pool(settings) if application and application.status == "RUNNING" else None
+
+
+def _pool(settings: PoolSettings) -> Pool:
+    return Pool(settings.name, settings.most_replicas, settings.replicas, settings.engine.max_adapters)
+
+
 def stop_pool(name: str) -> None:
     """Stops the pool of this name, started or starting, if there is one. Serve's controller stays for other pools.
 
@@ -125,7 +135,7 @@ def start_pool(
     target = serve.RunTarget(deployment.bind(settings, model_directory), name=settings.name, route_prefix=None)
     serve.run_many([target], wait_for_applications_running=False)
     _wait_for_engines(settings, on_progress)
-    return Pool(settings.name, settings.most_replicas, settings.replicas, settings.engine.max_adapters)
+    return _pool(settings)
 
 
 def _scaling(settings: PoolSettings) -> dict[str, Any]:

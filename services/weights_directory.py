@@ -11,13 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dft_sweeps.training.model_files import tensor_headers
-
-# Keys of config.json that change nothing in what a checkpoint computes when it is only sampled from.
-_INERT_KEYS = frozenset(
-    {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "initializer_range"}
-    | {"attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"}
-)
+from dft_sweeps.training.model_files import INERT_KEYS, tensor_headers
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ def read_layout(directory: Path) -> WeightsLayout:
         raise ValueError(f"{directory / 'config.json'}: {error}") from error
     _require_shards(directory)
     shapes = {name: tuple(entry["shape"]) for name, (_, entry, _) in tensor_headers(directory).items()}
-    return WeightsLayout(config={key: value for key, value in config.items() if key not in _INERT_KEYS}, shapes=shapes)
+    return WeightsLayout(config={key: value for key, value in config.items() if key not in INERT_KEYS}, shapes=shapes)
 
 
 def require_same_layout(loaded: WeightsLayout, candidate: WeightsLayout, directory: Path) -> None:

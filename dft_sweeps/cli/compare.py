@@ -55,15 +55,16 @@ def command(
 
     Per benchmark, and for the average: the difference with its 95% intervals for new questions and for other samples
     on the same questions, and a p-value. With one training seed on a side it is that of a sign-flip test over
-    questions, and nothing here tells of other seeds. With several on both, intervals hold the spread over seeds, and
-    p is the two-level one that inverts the interval for new questions. Questions held out for selection are left out.
+    questions, or, where A and B have different numbers of samples of a question (p*), it inverts the interval for new
+    questions; nothing here tells of other seeds. With several on both, intervals hold the spread over seeds, and p is
+    the two-level one that inverts the interval for new questions. Questions held out for selection are left out.
 
     \b
     p-values are also corrected for all comparisons that the command makes:
       holm    holds whatever the comparisons have in common. Right in general, and the only one with several seeds.
       max-t   flips the signs of a question in all comparisons at once, and so uses that these are correlated. Right
               for many comparisons on the same questions with one seed each (two sweeps, trial by trial), where Holm
-              gives more away; where comparisons share no questions it is no better.
+              gives more away; where comparisons share no questions it is no better. Needs equally many samples.
 
     \b
     Examples:
@@ -143,23 +144,41 @@ def _print(found: Comparisons) -> None:
     chosen = found.differences[0].correction
     method = {"holm": "Holm's method", "max-t": "max-T over shared sign flips"}[chosen]
     family = f"corrected for {len(found.differences)} comparisons by {method}" if several else "there is one comparison"
-    of_seeds = {each.p_these_seeds is not None for each in found.differences}
+    lines = _methods(found.differences)
+    lines.append(f"p ({chosen}): {family}.")
+    lines += [f"Not compared: {each}." for each in found.not_compared]
+    lines += [f"Note: {each}." for each in found.notes]
+    for line in lines:
+        out.print(line, soft_wrap=True, markup=False)
+
+
+def _methods(rows: Sequence[Difference]) -> list[str]:
+    """What the p-values are of, in words."""
+    from dft_sweeps.evaluation.paired import INTERVAL, SIGN_FLIP
+
+    tests, of_these_seeds = ({getattr(each, name) for each in rows} for name in ("p_test", "p_these_seeds_test"))
     lines = []
-    if False in of_seeds:
-        lines.append("p: sign-flip test over questions. Neither p-values nor intervals hold the spread over training "
-                     "seeds.")  # fmt: skip
-    if True in of_seeds:
+    if SIGN_FLIP in tests:
+        lines.append("p: sign-flip test over questions.")
+    if tests & {SIGN_FLIP, INTERVAL}:
+        lines.append("Neither p-values nor intervals hold the spread over training seeds.")
+    if of_these_seeds != {None}:
         lines.append(
             "p with several seeds: for other seeds and questions, one less the highest level whose interval leaves out "
             "0 (t over seeds joined to the interval over questions). p, these seeds: sign-flip test over questions on "
             "means over the seeds; it tells of these trained policies and nothing of other seeds, so claim by p. SD: "
             "standard deviation of the accuracy over seeds."
         )
-    lines.append(f"p ({chosen}): {family}.")
-    lines += [f"Not compared: {each}." for each in found.not_compared]
-    lines += [f"Note: {each}." for each in found.notes]
-    for line in lines:
-        out.print(line, soft_wrap=True, markup=False)
+    if INTERVAL in tests | of_these_seeds:
+        lines.append("p*: A and B have different numbers of samples of a question, for which no sign-flip test holds; "
+                     "one less the highest level whose interval for new questions leaves out 0.")  # fmt: skip
+    return lines
+
+
+def _p_value(p_value: float | None, test: str | None) -> str:
+    from dft_sweeps.evaluation.paired import INTERVAL
+
+    return f"{p_value:.4f}{'*' if test == INTERVAL else ''}"
 
 
 def _table(rows: Sequence[Difference]) -> Any:
@@ -188,9 +207,9 @@ def _table(rows: Sequence[Difference]) -> Any:
             f"{100 * each.difference:+.1f}",
             _range(each.ci_low, each.ci_high),
             _range(each.fixed_low, each.fixed_high),
-            f"{each.p_value:.4f}",
+            _p_value(each.p_value, each.p_test),
             f"{each.p_corrected:.4f}",
-            *(f"{each.p_these_seeds:.4f}" for _ in alone),
+            *(_p_value(each.p_these_seeds, each.p_these_seeds_test) for _ in alone),
         )
     return table
 

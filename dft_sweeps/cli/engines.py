@@ -54,11 +54,7 @@ def pool_settings(
 
 
 def stop_tokens(prompts: Prompts, directory: Path) -> tuple[int, ...]:
-    """What ends a completion: the template's tokens and those of the model's generation settings."""
-    from transformers import GenerationConfig
+    """What ends a completion: the template's tokens and those of the model's directory."""
+    from dft_sweeps.training.model_files import end_tokens
 
-    tokens = set(prompts.stop_token_ids)
-    if (directory / "generation_config.json").is_file():
-        ends = GenerationConfig.from_pretrained(directory).eos_token_id
-        tokens |= {ends} if isinstance(ends, int) else set(ends or ())
-    return tuple(sorted(tokens))
+    return tuple(sorted({*prompts.stop_token_ids, *end_tokens(directory)}))

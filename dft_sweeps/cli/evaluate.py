@@ -129,7 +129,7 @@ def command(checkpoints: tuple[str, ...], storage: Path, address: str | None, as
     evaluation, pool = evaluation_spec(options), pool_spec(options)
     say("prepare", "reading benchmarks and checkpoints")
     benchmarks = read_benchmarks(evaluation)
-    candidates = read_candidates(checkpoints, evaluation, benchmarks, options["max_model_len"])
+    candidates = read_candidates(checkpoints, evaluation, benchmarks, options["max_model_len"], pool.dtype)
     store = EvaluationStore(writable_storage(storage))
     numbered = dict(enumerate(candidates, start=1))
     with GraderPool() as graders:

@@ -88,13 +88,17 @@ def read_benchmarks(evaluation: EvaluationSpec) -> dict[str, Benchmark]:
 
 
 def read_candidates(
-    names: Sequence[str], evaluation: EvaluationSpec, benchmarks: Mapping[str, Benchmark], max_model_len: int | None
+    names: Sequence[str],
+    evaluation: EvaluationSpec,
+    benchmarks: Mapping[str, Benchmark],
+    max_model_len: int | None,
+    dtype: str,
 ) -> list[Candidate]:
     """The checkpoints, found and checked; relative directories start at the current one. Raises SpecError."""
     found = []
     for name in names:
         with _in_options(name):
-            found.append(read_candidate(name, evaluation, benchmarks, max_model_len, Path.cwd()))
+            found.append(read_candidate(name, evaluation, benchmarks, max_model_len, Path.cwd(), dtype))
     return found
 
 

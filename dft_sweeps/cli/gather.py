@@ -1,12 +1,17 @@
-"""Gathers the facts that a plan needs from the outside: what is done already, and what a cluster has."""
+"""Gathers the facts that a plan needs from the outside: what is done already, what was measured, what a cluster has."""
 
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Collection
 
 from dft_sweeps.orchestration.prepare import PreparedSweep
+from dft_sweeps.spec.costs import known_costs
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.spec.plan import ClusterFacts, Plan, make_plan
+from dft_sweeps.spec.placement import ClusterFacts
+from dft_sweeps.spec.plan import Plan, make_plan
+from dft_sweeps.spec.reckoning import Hours
 
 
 def finished(tracking_uri: str, prepared: PreparedSweep) -> frozenset[str]:
@@ -24,10 +29,66 @@ def this_machine() -> ClusterFacts:
     """What a cluster started on this machine would have."""
     import torch
 
-    return ClusterFacts(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    devices = [f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"]
+    devices += [torch.cuda.get_device_name(index) for index in range(gpus)]
+    return ClusterFacts(len(os.sched_getaffinity(0)), gpus, devices=tuple(devices))
 
 
-def plan_of(prepared: PreparedSweep, done: frozenset[str], cluster: ClusterFacts) -> Plan:
-    facts = {trial.trial.name: trial.facts for trial in prepared.trials}
+def cluster_at(address: str | None) -> ClusterFacts:
+    """What the Ray cluster at an address has, or this machine. Starts nothing there; Ray is not imported yet.
+
+    Raises:
+        ClusterUnavailable: nothing answers there.
+    """
+    if address is None:
+        return this_machine()
+    from dft_sweeps.orchestration.cluster import cluster, set_environment
+
+    set_environment(address)
+    with cluster(address) as facts:
+        return facts
+
+
+def plan_of(
+    prepared: PreparedSweep, done: frozenset[str], cluster: ClusterFacts, tracking_uri: str | None = None
+) -> Plan:
+    """Args: `done`: training ids that need not run; `tracking_uri`: where runs may have measured speeds, if anywhere.
+
+    What runs of the same model on such machines measured goes before what the spec declares.
+    """
+    from dft_sweeps.tracking.measurements import measurements
+
     spec = prepared.sweep.spec
-    return make_plan(prepared.sweep.trials, facts, done, spec.execution, spec.pool, cluster)
+    found = measurements(tracking_uri, prepared.model.weights_digest, cluster.devices) if tracking_uri else []
+    trials = {trial.trial.name: trial.trial.spec for trial in prepared.trials}
+    costs = known_costs(trials, found, spec.cost, spec.execution, spec.pool)
+    facts = {trial.trial.name: trial.facts for trial in prepared.trials}
+    return make_plan(prepared.sweep.trials, facts, done, spec.execution, spec.pool, cluster, costs)
+
+
+def refuse_unaffordable(
+    prepared: PreparedSweep,
+    tracking_uri: str,
+    cluster: ClusterFacts,
+    used: Hours,
+    only: Collection[str] | None = None,
+    fresh: bool = False,
+) -> None:
+    """Refuses what is to run of a sweep if its plan exceeds the budget that is left.
+
+    Args:
+        used: by earlier attempts.
+        only: training ids of the trials wanted; all if this is None.
+        fresh: run finished ones again.
+
+    Raises:
+        SpecError: names the budget's line.
+    """
+    from dft_sweeps.orchestration.spending import refuse_over_budget
+
+    if prepared.sweep.spec.budget is None:
+        return
+    all_ = {trial.training_id for trial in prepared.trials}
+    done = (all_ - set(all_ if only is None else only)) | (set() if fresh else finished(tracking_uri, prepared))
+    refuse_over_budget(prepared, plan_of(prepared, frozenset(done), cluster, tracking_uri), used)

@@ -13,8 +13,13 @@ from dft_sweeps.spec.errors import SpecError
 DONE, TRIAL_FAILED, USER_ERROR, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 COMMANDS = {
-    "plan": ("dft_sweeps.cli.plan", "Check a spec and show what it would run."),
+    "plan": ("dft_sweeps.cli.plan", "Check a spec and show what it would run and cost."),
     "run": ("dft_sweeps.cli.run", "Run a sweep: train, evaluate, record, report."),
+    "rerun": ("dft_sweeps.cli.rerun", "Run again what is missing of a sweep, or chosen cells of it."),
+    "serve": ("dft_sweeps.cli.serve", "Serve the sweep API on a cluster."),
+    "submit": ("dft_sweeps.cli.submit", "Submit a sweep to a service."),
+    "logs": ("dft_sweeps.cli.logs", "Show a submitted sweep's log."),
+    "cancel": ("dft_sweeps.cli.cancel", "Cancel a submitted sweep."),
     "evaluate": ("dft_sweeps.cli.evaluate", "Evaluate checkpoints on their own, without a sweep."),
     "grade": ("dft_sweeps.cli.grade", "Grade completions made anywhere."),
     "list": ("dft_sweeps.cli.list_", "List the sweeps."),
@@ -53,6 +58,8 @@ def group() -> None:
       dft-sweeps plan sweep_specs/quickstart.yaml    what would run, and what is done already
       dft-sweeps run  sweep_specs/quickstart.yaml    train, evaluate every checkpoint, draw the curves
       dft-sweeps ui                                  browse the runs in MLflow
+      dft-sweeps rerun quickstart --seeds 3          the same cells from more seeds
+      dft-sweeps serve                               take sweeps from others: submit, logs, cancel
       dft-sweeps evaluate Qwen/Qwen2.5-Math-1.5B --benchmarks math500    measure any model
 
     \b

@@ -1,11 +1,9 @@
-"""`dft-sweeps plan`: checks a spec and shows what it would run."""
+"""`dft-sweeps plan`: checks a spec and shows what it would run and what that would cost."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,13 +15,16 @@ from dft_sweeps.cli.options import (
     storage_option,
     tracking_uri_option,
 )
-from dft_sweeps.cli.printing import console, print_json
-from dft_sweeps.cli.prompts_in_words import prompts_in_words, sampling_in_words
-from dft_sweeps.cli.smallest_differences import ASSUMPTIONS, differences_table, small_sets, smallest_differences
+from dft_sweeps.cli.plan_printing import overlong_in_words, print_plan
+from dft_sweeps.cli.printing import print_json
+from dft_sweeps.cli.prompts_in_words import prompts_in_words
+from dft_sweeps.cli.smallest_differences import ASSUMPTIONS, smallest_differences
 
 if TYPE_CHECKING:
     from dft_sweeps.orchestration.prepare import PreparedSweep
     from dft_sweeps.spec.plan import Cell, Plan
+
+__all__ = ["command", "overlong_in_words", "print_plan"]
 
 
 @click.command()
@@ -31,29 +32,43 @@ if TYPE_CHECKING:
 @set_option
 @storage_option
 @tracking_uri_option
+@click.option("--address", help="Ray cluster to plan for, e.g. auto. [default: one started on this machine]")
 @json_option
-def command(spec: Path, overrides: tuple[str, ...], storage: Path, tracking_uri: str | None, as_json: bool) -> None:
-    """Check a spec and show its trials: what each would train on and evaluate, and which are done already.
+def command(
+    spec: Path,
+    overrides: tuple[str, ...],
+    storage: Path,
+    tracking_uri: str | None,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """Check a spec and show its trials: what each would train on and evaluate, what it would cost, and which are done.
 
-    Everything the spec names is read and checked, the model, the data and the benchmarks; nothing is started.
+    Everything the spec names is read and checked, the model, the data and the benchmarks; nothing is started. Times
+    are from the speeds that earlier runs of the same model measured on such machines, where there are any, and else
+    from those that the spec declares under `cost`; where neither says, they are unknown.
 
     \b
     Example:
       dft-sweeps plan sweep_specs/quickstart.yaml
       dft-sweeps plan sweep_specs/quickstart.yaml --set trial.train.steps=20
+      dft-sweeps plan sweep_specs/figure1.yaml --address auto --set cost.price_per_gpu_hour=2.5
     """
-    from dft_sweeps.cli.gather import finished, plan_of, this_machine
+    from dft_sweeps.cli.gather import cluster_at, finished, plan_of
     from dft_sweeps.orchestration.prepare import prepare
     from dft_sweeps.spec.load import load_sweep
 
     prepared = prepare(load_sweep(spec, overrides))
-    plan = plan_of(prepared, finished(resolve_tracking_uri(storage, tracking_uri), prepared), this_machine())
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    plan = plan_of(prepared, finished(uri, prepared), cluster_at(address), uri)
     if as_json:
-        return print_json(_record(prepared, plan))
-    print_plan(prepared, plan)
+        return print_json(plan_record(prepared, plan))
+    print_plan(prepared, plan, "This machine" if address is None else f"The cluster at {address}")
 
 
-def _record(prepared: PreparedSweep, plan: Plan) -> dict[str, object]:
+def plan_record(prepared: PreparedSweep, plan: Plan) -> dict[str, Any]:
+    """The plan as JSON has it. Hours and seconds are null where a speed is not known."""
+    total = plan.total
     return {
         "sweep": prepared.sweep_id,
         "name": prepared.sweep.spec.name,
@@ -65,82 +80,50 @@ def _record(prepared: PreparedSweep, plan: Plan) -> dict[str, object]:
         "prompts": prompts_in_words(prepared),
         "smallest_differences": smallest_differences(prepared),
         "smallest_differences_assume": ASSUMPTIONS,
-        "trials": [
-            {
-                "fingerprint": cell.training_id,
-                "name": cell.name,
-                "axes": cell.axes,
-                "batch_size": cell.batch_size,
-                "steps": cell.steps,
-                "tokens": cell.tokens,
-                "overlong": cell.overlong,
-                "dropped": cell.dropped,
-                "preset": {"name": cell.preset.name, "values": cell.preset.values, "words": cell.preset.words},
-                "evaluated_steps": cell.evaluated_steps,
-                "completions": cell.completions,
-                "done": cell.done,
-            }
-            for cell in plan.cells
-        ],
+        "total": {
+            "trials": total.trials,
+            "tokens": total.tokens,
+            "completions": total.completions,
+            "evaluation_tokens": total.evaluation_tokens,
+            "gpu_hours": total.hours.gpus,
+            "cpu_hours": total.hours.cpus,
+            "seconds": total.seconds,
+            "money": total.money,
+        },
+        "reckoned_with": {
+            "training": sorted({speed.origin for speed in plan.costs.trials.values()}),
+            "engine": plan.costs.engine_origin,
+            "completion_tokens_per_second": plan.costs.completion_tokens_per_second,
+            "lengths": plan.lengths,
+            "start_s": plan.costs.start_s,
+            "workers_start_s": plan.costs.workers_start_s,
+            "price_per_gpu_hour": plan.costs.price_per_gpu_hour,
+        },
+        "budget": budget.model_dump() if (budget := prepared.sweep.spec.budget) else None,
+        "trials": [_trial_record(cell, plan) for cell in plan.cells],
     }
 
 
-def print_plan(prepared: PreparedSweep, plan: Plan) -> None:
-    from rich.table import Table
-
-    out = console()
-    table = Table("trial", "id", "steps", "batch", "epochs", "tokens", "evaluated at", "completions", "")
-    for cell in plan.cells:
-        steps = ", ".join(map(str, cell.evaluated_steps[:6])) + (" ..." if len(cell.evaluated_steps) > 6 else "")
-        table.add_row(
-            cell.name,
-            cell.training_id,
-            f"{cell.steps:,}",
-            f"{cell.batch_size:,}",
-            f"{cell.epochs:.2g}",
-            f"{cell.tokens:,}",
-            steps,
-            f"{cell.completions:,}",
-            "done" if cell.done else "",
-        )
-    out.print(table)
-    todo = plan.to_run
-    out.print(
-        f"Sweep {prepared.sweep_id}: {len(todo)} of {len(plan.cells)} trials to run, "
-        f"{sum(cell.tokens for cell in todo):,} training tokens, "
-        f"{plan.base_completions + sum(cell.completions for cell in todo):,} completions "
-        f"(the base model's {plan.base_completions:,} are shared by all trials).",
-        soft_wrap=True,
-    )
-    for line in [*_recipes(plan.cells), *_overlong(todo), prompts_in_words(prepared), *sampling_in_words(prepared)]:
-        out.print(line, soft_wrap=True, markup=False)
-    differences = smallest_differences(prepared)
-    if differences:
-        out.print(differences_table(differences))
-        for line in filter(None, [ASSUMPTIONS, small_sets(differences)]):
-            out.print(line, soft_wrap=True, markup=False)
-    out.print(plan.missing or f"This machine runs {plan.concurrent_trials} of them at a time.", soft_wrap=True)
-
-
-def _recipes(cells: Sequence[Cell]) -> list[str]:
-    """What presets set, in one line for all trials in which that is the same."""
-    counts = Counter(cell.preset.words for cell in cells)
-    if len(counts) == 1:
-        return [f"Recipe: {words}." for words in counts]
-    return [f"Recipe of {count} trials: {words}." for words, count in counts.items()]
-
-
-def _overlong(cells: Sequence[Cell]) -> list[str]:
-    """What data.max_length changes: in one line where it is the same for all trials, which mostly share data."""
-    counts = {(cell.overlong, cell.dropped) for cell in cells}
-    if len(counts) == 1 and (0, 0) not in counts:
-        return [overlong_in_words(*counts.pop(), "each trial's data")]
-    return [overlong_in_words(cell.overlong, cell.dropped, f"`{cell.name}`") for cell in cells if cell.overlong]
-
-
-def overlong_in_words(overlong: int, dropped: int, whose: str) -> str:
-    begun = f"{overlong:,} samples of {whose} are longer than data.max_length and"
-    if dropped == overlong:
-        return f"{begun} left out."
-    rest = f"; {dropped:,} of them left out, for their prompts alone fill it" if dropped else ""
-    return f"{begun} cut off there{rest}."
+def _trial_record(cell: Cell, plan: Plan) -> dict[str, Any]:
+    """What a trial costs is what it would cost from its start, whether or not it is done."""
+    speed = plan.costs.trials[cell.name]
+    return {
+        "fingerprint": cell.training_id,
+        "name": cell.name,
+        "axes": cell.axes,
+        "batch_size": cell.batch_size,
+        "steps": cell.steps,
+        "tokens": cell.tokens,
+        "overlong": cell.overlong,
+        "dropped": cell.dropped,
+        "preset": {"name": cell.preset.name, "values": cell.preset.values, "words": cell.preset.words},
+        "evaluated_steps": cell.evaluated_steps,
+        "completions": cell.completions,
+        "evaluation_tokens": cell.evaluation_tokens,
+        "tokens_per_second": speed.tokens_per_second,
+        "start_s": speed.start_s,
+        "gpu_hours": cell.hours.gpus,
+        "cpu_hours": cell.hours.cpus,
+        "seconds": cell.times.to_last_point,
+        "done": cell.done,
+    }

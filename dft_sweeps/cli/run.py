@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from dft_sweeps.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from dft_sweeps.cli.kept_cluster import KeptCluster
     from dft_sweeps.orchestration.coordinator import Outcome
     from dft_sweeps.orchestration.prepare import PreparedSweep
     from dft_sweeps.spec.plan import ClusterFacts
@@ -43,95 +45,137 @@ def command(
     """Run a sweep to its end: train its trials, evaluate every checkpoint, record it in MLflow, report it.
 
     Trials that are finished, in this sweep or any other of the same MLflow, are not run again, so the same command
-    takes up a sweep that was interrupted.
+    takes up a sweep that was interrupted. Trials that another process runs are waited for, and run here if it ends
+    without finishing them.
 
     \b
     Example:
       dft-sweeps run sweep_specs/quickstart.yaml
       dft-sweeps run sweep_specs/gsm8k_local.yaml --set trial.data.source.path=my.jsonl
     """
-    from dft_sweeps.cli.plan import overlong_in_words
-    from dft_sweeps.cli.prompts_in_words import prompts_in_words, sampling_in_words
-    from dft_sweeps.cli.report import print_report
     from dft_sweeps.orchestration.cluster import set_environment
-    from dft_sweeps.orchestration.locks import trial_locks
     from dft_sweeps.orchestration.prepare import prepare
     from dft_sweeps.spec.load import load_sweep
 
-    started = time.monotonic()
+    say = say_since(time.monotonic())
+    prepared = prepare(load_sweep(spec, overrides), lambda message: say("prepare", message))
+    say_what_it_is(prepared, say)
+    storage = writable_storage(storage)
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    set_environment(address)
+    outcome = run_sweep(prepared, storage, uri, address, say)
+    report_outcome(prepared, outcome, storage, uri, say)
+    click.echo(f"Browse the curves: {ui_command(storage, tracking_uri)}")
+    return 1 if outcome.failed else 0
+
+
+def say_since(started: float) -> Say:
+    """Prints lines of progress with the seconds since then, on the monotonic clock."""
 
     def say(topic: str, message: str) -> None:
         click.echo(f"[{time.monotonic() - started:4.0f} s] {topic:<9}{message}")
 
-    prepared = prepare(load_sweep(spec, overrides), lambda message: say("prepare", message))
+    return say
+
+
+def say_what_it_is(prepared: PreparedSweep, say: Say) -> None:
+    """What of the data was cut, and how questions are asked."""
+    from dft_sweeps.cli.plan import overlong_in_words
+    from dft_sweeps.cli.prompts_in_words import prompts_in_words, sampling_in_words
+
     for overlong, dropped in sorted({(trial.facts.overlong, trial.facts.dropped) for trial in prepared.trials}):
         if overlong:
             say("prepare", overlong_in_words(overlong, dropped, "a trial's data"))
     for line in [prompts_in_words(prepared), *sampling_in_words(prepared)]:
         say("prepare", line)
-    storage = writable_storage(storage)
-    uri = resolve_tracking_uri(storage, tracking_uri)
-    set_environment(address)
-    with trial_locks(storage, (trial.training_id for trial in prepared.trials)):
-        outcome = _run(prepared, storage, uri, address, say)
-    print_report(uri, storage, prepared.sweep_id)
+
+
+def report_outcome(prepared: PreparedSweep, outcome: Outcome, storage: Path, uri: str, say: Say) -> None:
+    """Prints and records the sweep's report. Of processes that run one sweep, one writes it at a time."""
+    from dft_sweeps.cli.report import print_report
+    from dft_sweeps.orchestration.locks import file_lock
+
+    with file_lock(storage / "locks" / f"{prepared.sweep_id}.report.lock"):
+        print_report(uri, storage, prepared.sweep_id)
     say("sweep", f"{outcome.finished} trials finished, {outcome.reused} reused, {len(outcome.failed)} failed")
-    click.echo(f"Browse the curves: {_ui_command(storage, tracking_uri)}")
-    return 1 if outcome.failed else 0
 
 
-def _ui_command(storage: Path, tracking_uri: str | None) -> str:
+def ui_command(storage: Path, tracking_uri: str | None) -> str:
     from dft_sweeps.tracking.store import masked
 
     option = f"--tracking-uri {masked(tracking_uri)}" if tracking_uri else f"--storage {os.path.relpath(storage)}"
     return f"{min(sys.argv[0], os.path.relpath(sys.argv[0]), key=len)} ui {option}"
 
 
-def _run(prepared: PreparedSweep, storage: Path, uri: str, address: str | None, say: Say) -> Outcome:
-    from dft_sweeps.orchestration.coordinator import Coordinator, Outcome
+def run_sweep(
+    prepared: PreparedSweep,
+    storage: Path,
+    uri: str,
+    address: str | None,
+    say: Say,
+    only: Collection[str] | None = None,
+    fresh: bool = False,
+    kept: KeptCluster | None = None,
+) -> Outcome:
+    """Runs what is missing of a sweep, and waits for trials that another process runs.
+
+    Args:
+        storage: as `writable_storage` gives it.
+        uri: of MLflow.
+        address: of the Ray cluster; None starts one here, and only when something is to run.
+        say: takes a topic and a line of progress.
+        only: training ids of the trials wanted; all if this is None.
+        fresh: run finished ones again, from step 0 and in new runs.
+        kept: the connection to Ray, where there is one for several sweeps.
+
+    Raises:
+        SpecError: the cluster lacks what the spec asks for, or the plan exceeds the spec's budget.
+        ClusterUnavailable, PoolError, TrackingUnavailable: a service cannot be reached or started.
+    """
+    from dft_sweeps.cli.gather import refuse_unaffordable
+    from dft_sweeps.cli.kept_cluster import KeptCluster
+    from dft_sweeps.orchestration.sharing import run_missing
     from dft_sweeps.orchestration.trial_runs import TrialRuns
+    from dft_sweeps.tracking.background import Background
+    from dft_sweeps.tracking.measurements import used_hours
     from dft_sweeps.tracking.reader import Reader
     from dft_sweeps.tracking.store import masked
     from dft_sweeps.tracking.writer import Tracker
 
     say("prepare", f"opening MLflow at {masked(uri)}")
-    runs = TrialRuns(Tracker(uri, artifact_root(storage, uri)), Reader(uri), prepared)
-    coordinator = Coordinator(prepared, runs, storage, say)
-    if coordinator.done:
-        say("sweep", f"{coordinator.done} of {len(prepared.trials)} trials are finished already")
-    if not coordinator.anything_to_do:
-        runs.begin()
-        runs.close("FINISHED")
-        return Outcome(0, coordinator.done, {})
-    with _services(prepared, address, say) as (pool, concurrent):
-        return coordinator.run(pool, concurrent)
+    tracker = Tracker(uri, artifact_root(storage, uri))
+    writer = Background(tracker, storage / "spool", lambda line: say("tracking", line))
+    runs = TrialRuns(writer, Reader(uri), prepared, used_hours(uri, prepared.sweep_id))
+
+    def affordable(facts: ClusterFacts) -> None:
+        refuse_unaffordable(prepared, uri, facts, runs.used, only, fresh)
+
+    with nullcontext(kept) if kept else KeptCluster(address, say) as ray:
+        services = partial(_services, prepared, storage, ray, say, affordable)
+        return run_missing(prepared, runs, storage, say, services, only, fresh)
 
 
 @contextmanager
-def _services(prepared: PreparedSweep, address: str | None, say: Say) -> Iterator[tuple[Pool, int]]:
-    """Ray and the evaluation pool, for the block's duration, and how many trials fit beside the pool."""
-    from dft_sweeps.cli.engines import pool_settings, stop_tokens
+def _services(
+    prepared: PreparedSweep, storage: Path, ray: KeptCluster, say: Say, affordable: Callable[[ClusterFacts], None]
+) -> Iterator[tuple[Pool, int]]:
+    """The evaluation pool on Ray, for the block's duration, and how many trials fit beside the pool."""
     from dft_sweeps.cli.gather import this_machine
-    from dft_sweeps.orchestration.cluster import cluster
-    from services.pool import start_pool, stop_pool
+    from dft_sweeps.cli.warm_pool import pool_of
+    from dft_sweeps.orchestration.locks import pool_name
 
-    if address is None:
+    if ray.address is None:
         _concurrent_trials(prepared, this_machine())  # before anything starts
-    say("services", "starting Ray" if address is None else f"connecting to Ray at {address}")
-    with cluster(address) as facts:
-        concurrent = _concurrent_trials(prepared, facts)
-        trials = "one trial" if concurrent == 1 else f"{concurrent} trials"
-        say("services", f"Ray is up: {facts.cpus:g} CPUs, {facts.gpus:g} GPUs; {trials} at a time")
-        stops = stop_tokens(prepared.prompts, prepared.model.directory)
-        ranks = [adapter.rank for trial in prepared.trials if (adapter := trial.trial.spec.train.adapter)]
-        name = f"evaluation-{prepared.sweep_id}"
-        settings = pool_settings(prepared.sweep.spec.pool, stops, name, max(ranks, default=None))
-        try:
-            yield start_pool(settings, str(prepared.model.directory), lambda line: say("services", line)), concurrent
-        finally:
-            if address is not None:  # a cluster of our own takes the pool with it
-                stop_pool(settings.name)
-            say("services", "stopping")
+        affordable(this_machine())
+    facts = ray.facts()
+    concurrent = _concurrent_trials(prepared, facts)
+    affordable(facts)
+    say("services", "one trial at a time" if concurrent == 1 else f"{concurrent} trials at a time")
+    own = ray.address is None  # a cluster of our own takes the pool with it
+    with pool_name(storage, prepared.sweep_id) as name:
+        ray.begin_pool(name)
+        with pool_of(prepared, name, own, lambda line: say("services", line)) as pool:
+            yield pool, concurrent
 
 
 def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:

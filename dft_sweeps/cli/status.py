@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dft_sweeps.cli.client import Server, or_server_options
 from dft_sweeps.cli.options import json_option, resolve_tracking_uri, storage_option, tracking_uri_option
 from dft_sweeps.cli.printing import console, print_json
 
 if TYPE_CHECKING:
-    from dft_sweeps.tracking.reader import Reader, TrialRow
+    from dft_sweeps.tracking.reader import TrialRow
 
 
 @click.command()
 @click.argument("sweep", metavar="ID")
 @storage_option
 @tracking_uri_option
+@or_server_options
 @json_option
-def command(sweep: str, storage: Path, tracking_uri: str | None, as_json: bool) -> None:
+def command(
+    sweep: str,
+    storage: Path,
+    tracking_uri: str | None,
+    server: str | None,
+    token_file: Path | None,
+    tls_certificate: Path | None,
+    as_json: bool,
+) -> None:
     """Show how far each trial of a sweep is: status, last step trained, last accuracy measured.
 
     ID is a sweep's id, the beginning of one, or the name of a sweep (its newest run).
@@ -31,15 +42,16 @@ def command(sweep: str, storage: Path, tracking_uri: str | None, as_json: bool) 
     """
     from rich.table import Table
 
-    from dft_sweeps.tracking.reader import Reader
-
-    reader = Reader(resolve_tracking_uri(storage, tracking_uri))
-    found = reader.find_sweep(sweep)
-    trials = [_progress(reader, trial) for trial in reader.trials(found)]
+    if server:
+        answer = Server(server, token_file, tls_certificate, storage).status(sweep)
+    else:
+        answer = _recorded(resolve_tracking_uri(storage, tracking_uri), sweep)
     if as_json:
-        return print_json({"sweep": found, "trials": trials})
-    done = f"{found.finished} of {found.trials} trials finished"
-    table = Table(title=f"{found.name} {found.sweep_id}: {found.status.lower()}, {done}", title_justify="left")
+        return print_json(answer)
+    found, trials = answer["sweep"], answer["trials"]
+    done = f"{found['finished']} of {found['trials']} trials finished"
+    title = f"{found['name']} {found['sweep_id']}: {found['status'].lower()}, {done}"
+    table = Table(title=title, title_justify="left")
     table.add_column("trial")
     table.add_column("status")
     table.add_column("step", justify="right")
@@ -49,14 +61,24 @@ def command(sweep: str, storage: Path, tracking_uri: str | None, as_json: bool) 
     console().print(table)
 
 
-def _progress(reader: Reader, trial: TrialRow) -> dict[str, Any]:
+def _recorded(uri: str, sweep: str) -> dict[str, Any]:
+    from dft_sweeps.tracking.reader import Reader
+
+    reader = Reader(uri)
+    found = reader.find_sweep(sweep)
+    trials = [progress_of(trial) for trial in reader.trials(found)]
+    finished = sum(trial["status"] == "FINISHED" for trial in trials)
+    return {"sweep": asdict(found) | {"finished": finished}, "trials": trials}
+
+
+def progress_of(trial: TrialRow) -> dict[str, Any]:
     from dft_sweeps.tracking import names
 
-    trained = _last(reader, trial, names.train_metric("nll"))
+    trained = _last(trial, names.train_metric("nll"))
     headline = names.eval_metric("eval", names.AVERAGE, "accuracy")
     if headline not in trial.metrics:  # one benchmark has no average
         headline = next((key for key in trial.metrics if key.startswith("eval/") and key.endswith("/accuracy")), "")
-    evaluated = _last(reader, trial, headline)
+    evaluated = _last(trial, headline)
     steps = trial.params.get("resolved.steps")
     return {
         "name": trial.name,
@@ -74,9 +96,8 @@ def _progress(reader: Reader, trial: TrialRow) -> dict[str, Any]:
     }
 
 
-def _last(reader: Reader, trial: TrialRow, key: str) -> tuple[int, float] | None:
-    points = reader.curve(trial.run_id, key) if trial.run_id and key in trial.metrics else []
-    return points[-1] if points else None
+def _last(trial: TrialRow, key: str) -> tuple[int, float] | None:
+    return (trial.steps[key], trial.metrics[key]) if key in trial.metrics else None
 
 
 def _step(trial: dict[str, Any]) -> str:

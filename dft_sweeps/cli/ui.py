@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from urllib.error import URLError
 
 import click
 
@@ -26,10 +21,6 @@ from dft_sweeps.cli.options import (
 from dft_sweeps.spec.errors import SpecError
 
 HOST = "127.0.0.1"
-LOG = "mlflow-server.log"
-"""What the server says, in the storage directory."""
-START_SECONDS = 120
-STOP_SECONDS = 5
 
 
 @click.command()
@@ -50,6 +41,7 @@ def command(sweep: str | None, port: int, open_browser: bool, storage: Path, tra
     """
     from dft_sweeps.tracking.reader import Reader
     from dft_sweeps.tracking.store import TrackingUnavailable
+    from services.tracking_server import LOG
 
     uri = resolve_tracking_uri(storage, tracking_uri)
     local = not uri.startswith(("http://", "https://"))
@@ -95,76 +87,19 @@ def _check_port(port: int) -> None:
 
 @contextmanager
 def _server(uri: str, storage: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The running server. Leaving the block ends it and its children, also by Ctrl-C, SIGTERM or SIGHUP."""
-    log = storage / LOG
-    arguments = ["--backend-store-uri", uri, "--artifacts-destination", str(storage / "artifacts")]
-    arguments += [
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--uvicorn-opts",
-        "--log-level warning",
-    ]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    """The running server, which ends with the block, by SIGTERM and SIGHUP as by Ctrl-C."""
+    from services.tracking_server import tracking_server
+
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *arguments],
-            env=os.environ | quiet,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
     try:
-        _await(process, port, log)
-        yield process
+        with tracking_server(uri, storage, port) as process:
+            yield process
     except KeyboardInterrupt:
         click.echo("ended", err=True)
     finally:
-        _end(process)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    from dft_sweeps.tracking.store import TrackingUnavailable
-
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise TrackingUnavailable(f"MLflow's server ended with code {process.returncode}; see {log}")
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
-                return
-        except (URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise TrackingUnavailable(f"MLflow's server did not answer within {START_SECONDS} s; see {log}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    import psutil
-
-    try:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    for member in family:
-        _send(member, signal.SIGTERM)
-    for member in psutil.wait_procs(family, timeout=STOP_SECONDS)[1]:
-        _send(member, signal.SIGKILL)
-    process.wait()
-
-
-def _send(member: object, number: int) -> None:
-    import psutil
-
-    assert isinstance(member, psutil.Process)
-    with suppress(psutil.NoSuchProcess):  # it may have ended by itself meanwhile
-        member.send_signal(number)

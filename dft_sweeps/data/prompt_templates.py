@@ -8,10 +8,12 @@ step, which that harness keeps in the same strings, is each benchmark's `prompt_
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ TEMPLATE_FILE = "prompt_template.txt"
 _PROBE = "What is 12+3450? Write \\boxed{x^2}.\n"
 _KEPT = 16_384
 """Prompts kept as token ids, for every checkpoint is asked the same."""
+_EMBEDDED = Path(__file__).parent / "base_model"
 _SYSTEM = "You are a helpful assistant."
 
 
@@ -120,14 +123,22 @@ class Prompts:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the template, of how the tokenizer splits text, and of what ends an answer: equal digests mean equal
-        prompts. A chat template that writes the date is hashed as text, so its digest does not change from day to day.
+        """Hash of the template, of how the tokenizer splits one short text, and of what ends an answer. For ids that
+        hold a digest of the tokenizer's files as well: alone it does not mean equal prompts (`full_digest` does). A
+        chat template that writes the date is hashed as text, so its digest does not change from day to day.
         """
         probe = list(self.tokenizer(_PROBE)["input_ids"])
         if self.template == CHAT:
             return digest([self.tokenizer.chat_template, probe, self.tokenizer.eos_token_id])
         template = TEMPLATES[self.template]
         return digest([template.before, template.after, probe, list(self.stop_token_ids)])
+
+    @cached_property
+    def full_digest(self) -> str:
+        """`digest`, with all of a tokenizer that is not the embedded model's: equal ones mean equal prompts, and equal
+        texts of equal completions."""
+        whole = _tokenizer_digest(self.tokenizer)
+        return self.digest if whole == _embedded_tokenizer_digest() else digest([self.digest, whole])
 
     def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
         """Texts of completions, without special tokens."""
@@ -147,3 +158,22 @@ class Prompts:
                 )
             stops.add(id_)
         return tuple(sorted(stops))
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of everything that turns text into tokens and back, but for the settings that a call leaves behind."""
+    if tokenizer.is_fast:
+        backend: Any = tokenizer
+        content = json.loads(backend.backend_tokenizer.to_str())
+        content |= {"padding": None, "truncation": None}
+    else:
+        content = [type(tokenizer).__name__, tokenizer.get_vocab()]
+    special = [str(token) for token in tokenizer.all_special_tokens]
+    return hashlib.sha256(json.dumps([content, special], sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _embedded_tokenizer_digest() -> str:
+    from transformers import AutoTokenizer
+
+    return _tokenizer_digest(AutoTokenizer.from_pretrained(_EMBEDDED))

@@ -6,6 +6,7 @@ out, how closely it must be met, what is appended to the question, and which gra
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -23,6 +24,8 @@ from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.identity import digest
 from dft_sweeps.spec.models import BenchmarkSpec, SpecModel
 from dft_sweeps.spec.schema import nearest
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,12 @@ def _declared(name: str) -> BenchmarkFile:
 
 
 def _hub_rows(name: str, source: HubQuestions) -> list[dict[str, Any]]:
+    if source.revision is None:
+        _logger.warning(
+            "%s is read at the newest revision of the dataset %s, for its file names none, so its questions may change "
+            "from day to day; to settle them, give the benchmark's file: {name: %s, path: FILE.jsonl}",
+            *(name, source.id, name),
+        )
     try:
         return read_hub_rows(source.id, source.name, source.revision, source.split)
     except SpecError as error:
@@ -188,7 +197,7 @@ def _from_rows(rows: list[tuple[int, dict[str, Any]]], declared: BenchmarkFile, 
 
 
 def _question(row: dict[str, Any], id_: str, declared: BenchmarkFile, where: str) -> Question:
-    question = text_field(row, declared.question, where)
+    question = text_field(row, declared.question, where).strip()  # as the published harness does
     answer = _answer(row, declared, where)
     return Question(id_, question + declared.prompt_suffix, answer, _gold(row, answer, declared, where))
 

@@ -165,7 +165,7 @@ def evaluation_key(
         and longest_prompt(benchmark, prompts) + sampling.max_new_tokens <= sampling.context
     ):
         sampling = sampling.model_copy(update={"context": None})
-    return EvaluationKey(weights_digest, benchmark.name, benchmark.digest, prompts.digest, sampling)
+    return EvaluationKey(weights_digest, benchmark.name, benchmark.digest, prompts.full_digest, sampling)
 
 
 def requests(

@@ -6,6 +6,7 @@ Everything crosses as token ids, because text that is tokenised again need not g
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ class Canary:
                     f"canary prompt {index}: {len(prompt)} tokens need {len(prompt) - 1} logprobs, "
                     f"got {len(row)} (and a prompt needs at least 2 tokens)"
                 )
+            for logprob in row:
+                if not math.isfinite(logprob):
+                    raise ValueError(f"canary prompt {index}: a log-probability of {logprob} proves nothing")
 
     def save(self, path: Path) -> None:
         """Writes the canary as JSON; floats keep every digit."""

@@ -7,6 +7,7 @@ answer's hash per id.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from dft_sweeps.data.sources import json_lines
 from dft_sweeps.evaluation.benchmarks import text_field
+from dft_sweeps.evaluation.gold_answers import clean
 from dft_sweeps.evaluation.grading import GraderPool, Verdict
 from dft_sweeps.evaluation.intervals import Interval, Kind, interval_of_counts
 from dft_sweeps.spec.errors import SpecError
@@ -26,6 +28,8 @@ FILE_GRADERS = ("strict", "paper")
 _BLOCK = 128
 """Rows graded together: a few seconds' work for one worker."""
 _DISAGREEMENTS = 5
+_NO_CONTENT = re.compile(r"\\(?:text|mathrm|mbox)(?![a-zA-Z])|\\[,;:! %]|[\s{}~.%]")
+"""What a cleaned answer may hold and still be empty: no grader could meet it, or any empty prediction would."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ def check_file(path: Path) -> int:
     """Number of rows, once every one of them can be graded.
 
     Raises:
-        SpecError: no such file, no rows, a row that lacks a field, or rows of one id with different answers; names the
-            row.
+        SpecError: no such file, no rows, a row that lacks a field or whose answer is empty once it is cleaned, or rows
+            of one id with different answers; names the row.
     """
     if not path.is_file():
         raise SpecError(f"no file {path}")
@@ -57,6 +61,8 @@ def check_file(path: Path) -> int:
     count = 0
     for row in _rows(path):
         count += 1
+        if not _NO_CONTENT.sub("", clean(row.answer)):
+            raise SpecError(f"the answer {row.answer!r:.80} says nothing", f"{path}: row {row.number}")
         if row.id is None:
             continue
         first, known = answers.setdefault(row.id, (row.number, hash(row.answer)))

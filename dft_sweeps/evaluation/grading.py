@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 GRADERS = {
     "exact": "1",
-    "strict": "math-verify-0.9.0-1",
-    "paper": "1",
+    "strict": "math-verify-0.9.0-2",
+    "paper": "2",
 }
 """Version of each grader, raised whenever a verdict may change. strict: math-verify's release, then ours."""
 

@@ -228,18 +228,19 @@ def _size_fixed(shares: Array, samples: Array, level: float) -> Array:
     """Binomial samples that vary as much as the mean does over repetitions on these questions.
 
     Never fewer than there are: samples of questions of differing difficulty vary less than binomial ones
-    (Hoeffding 1956). The variance within questions counts z^2 / 2 dissenting samples more than were seen; one
-    sample shows no variance within its question, so questions with one vary as binomial ones.
+    (Hoeffding 1956). The variance within questions counts z^2 / 2 dissenting samples more than were seen, as if of
+    questions with the fewest samples, which weigh most and show least; one sample shows no variance within its
+    question, so questions with one vary as binomial ones.
     """
     from scipy.special import ndtri
 
-    questions, fewest, per_question = shares.shape[-1], samples.min(), 1 / np.mean(1 / samples)
+    questions, fewest = shares.shape[-1], samples.min()
     mean = shares.mean(axis=-1)
     single = samples == 1
     within = (shares * (1 - shares) / np.maximum(samples - 1, 1)).sum(axis=-1)
     if single.any():
         alone = shares[..., single].mean(axis=-1)
         within = within + single.sum() * alone * (1 - alone)
-    unseen = ndtri((1 + level) / 2) ** 2 / 2 / per_question**2
+    unseen = ndtri((1 + level) / 2) ** 2 / 2 / fewest**2
     size = mean * (1 - mean) * questions**2 / (within + unseen)
     return np.asarray(np.maximum(questions * fewest, size))

@@ -2,12 +2,14 @@
 a family of comparisons.
 
 The sign-flip test's null hypothesis: on each question either trial is as likely to be ahead by any given amount, as
-when both policies are equally good there. Differences and their bounds are shares in [-1, 1].
+when both policies are equally good there and have as many samples. With unequal numbers it is not: of rare right
+answers, the trial with fewer samples is seldom ahead, but then by much. There the interval is inverted instead.
+Differences and their bounds are shares in [-1, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
 
@@ -21,7 +23,15 @@ DRAWS = 19_999
 _EXACT_CELLS = 2**20
 """Largest table of exact sums; 500 questions x 16 samples need 8,000 cells."""
 
+LEAST_P = 1e-6
+"""Smaller p-values of an inverted interval are not told apart."""
+
+SIGN_FLIP = "sign-flip over questions"
+INTERVAL = "interval over questions"
+
 Rows = Sequence[Sequence[bool]]
+Counted = tuple[Array, Array, Array, Array]
+"""Of one benchmark the right samples and the samples, [questions] each, of A and then of B."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,10 @@ class Comparison:
     low: float
     high: float
     p_value: float
-    """Two-sided, of the sign-flip test over questions, whichever the kind of interval: a fixed list's interval
-    may leave out 0 where the test, which asks about other questions as well, finds nothing."""
+    """Two-sided, for new questions whichever the kind of interval: a fixed list's interval may leave out 0 where the
+    test, which asks about other questions as well, finds nothing."""
+    p_test: str
+    """`SIGN_FLIP`, or `INTERVAL` where A and B have different numbers of samples of a question."""
     kind: Kind
 
 
@@ -55,26 +67,53 @@ def compare_average(
     """Compares two trials by the unweighted mean of several benchmarks' accuracies.
 
     Distances from each benchmark's difference to its bounds add up in squares; the test flips the signs of all
-    questions, each weighted as in the mean.
+    questions, each weighted as in the mean, or inverts the interval.
     """
     if not benchmarks:
         raise ValueError("no benchmarks to compare on")
-    differences, sides = [], []
+    counted: list[Counted] = []
     for a, b in benchmarks:
         if len(a) != len(b):
             raise ValueError(f"a paired comparison needs the same questions, got {len(a)} and {len(b)}")
-        (right_a, samples_a), (right_b, samples_b) = counts(a), counts(b)
-        differences.append(right_a / samples_a - right_b / samples_b)
-        sides.append(difference_bounds(right_a, samples_a, right_b, samples_b, level, kind))
-    middles, lows, highs = np.array(sides).T
+        counted.append((*counts(a), *counts(b)))
+    difference, low, high = average_bounds(counted, level, kind)
+    p_value, test = p_value_of(counted, seed)
+    return Comparison(difference, max(-1.0, low), min(1.0, high), p_value, test, kind)
+
+
+def average_bounds(counted: Sequence[Counted], level: float, kind: Kind) -> tuple[float, float, float]:
+    """(difference, low, high) of the unweighted mean over benchmarks; bounds may lie beyond -1 and 1."""
+    middles, lows, highs = np.array([difference_bounds(*each, level, kind) for each in counted]).T
     difference = float(middles.mean())
-    below = float(np.sqrt(((middles - lows) ** 2).sum())) / len(sides)
-    above = float(np.sqrt(((highs - middles) ** 2).sum())) / len(sides)
-    if len(sides) == 1:
-        p_value = sign_flip(differences[0], lcm(*(len(row) for rows in benchmarks[0] for row in rows)), seed)
-    else:
-        p_value = sign_flip(np.concatenate([each / len(each) for each in differences]), seed=seed)
-    return Comparison(difference, max(-1.0, difference - below), min(1.0, difference + above), p_value, kind)
+    below = float(np.sqrt(((middles - lows) ** 2).sum())) / len(counted)
+    above = float(np.sqrt(((highs - middles) ** 2).sum())) / len(counted)
+    return difference, difference - below, difference + above
+
+
+def p_value_of(counted: Sequence[Counted], seed: int = 0) -> tuple[float, str]:
+    """(p, test) of the mean over benchmarks: see `Comparison`."""
+    if any((samples_a != samples_b).any() for _, samples_a, _, samples_b in counted):
+        return inverted(lambda level: average_bounds(counted, level, "new_questions")), INTERVAL
+    differences = [right_a / samples_a - right_b / samples_b for right_a, samples_a, right_b, samples_b in counted]
+    if len(counted) == 1:
+        return sign_flip(differences[0], lcm(*map(int, counted[0][1])), seed), SIGN_FLIP
+    return sign_flip(np.concatenate([each / len(each) for each in differences]), seed=seed), SIGN_FLIP
+
+
+def inverted(bounds_at: Callable[[float], tuple[float, float, float]]) -> float:
+    """One less the highest level at which (difference, low, high) leaves out 0; by bisection, in the logarithm."""
+
+    def leaves_out_zero(level: float) -> bool:
+        difference, low, high = bounds_at(level)
+        return difference != 0 and (low > 0 or high < 0)
+
+    if leaves_out_zero(1 - LEAST_P):
+        return LEAST_P
+    least, most = float(np.log(LEAST_P)), 0.0
+    while most - least > 1e-4:
+        middle = (least + most) / 2
+        least, most = (least, middle) if leaves_out_zero(1 - np.exp(middle)) else (middle, most)
+    return float(np.exp(most))
 
 
 def difference_bounds(

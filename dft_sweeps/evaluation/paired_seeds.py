@@ -1,8 +1,8 @@
 """Two ways to train compared over several training seeds each, question by question.
 
-Two questions, two p-values. Are the policies that these seeds gave equally good on average? The sign-flip test over
-questions of `paired` answers that, and knows nothing of other seeds: seeds that spread by the width of its noise
-make it reject 5% nulls far too often. Would other seeds and other questions show a difference? The two-level interval
+Two questions, two p-values. Are the policies that these seeds gave equally good on average? The test over questions
+of `paired` answers that, and knows nothing of other seeds: seeds that spread by the width of its noise make it reject
+5% nulls far too often. Would other seeds and other questions show a difference? The two-level interval
 and the p-value that inverts it answer that, and are the ones to claim by.
 """
 
@@ -14,10 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dft_sweeps.evaluation.intervals import LEVEL, Array, Kind, pool_seeds, seed_accuracies
-from dft_sweeps.evaluation.paired import difference_bounds, sign_flip
-
-LEAST_P = 1e-6
-"""Smaller p-values of the inverted interval are not told apart."""
+from dft_sweeps.evaluation.paired import Counted, average_bounds, inverted, p_value_of
 
 SeedCounts = tuple[Array, Array]
 """Right samples and samples, both [seeds, questions], as `intervals.seed_counts` makes them."""
@@ -34,7 +31,9 @@ class SeedComparison:
     p_value: float
     """Two-sided: one less the highest level whose interval leaves out 0."""
     p_these_seeds: float
-    """Two-sided, of the sign-flip test over questions on means over these seeds."""
+    """Two-sided, over questions, on means over these seeds."""
+    p_these_seeds_test: str
+    """`SIGN_FLIP` or `INTERVAL`, as of `paired.Comparison`."""
     spread_a: float
     spread_b: float
     """Standard deviation over seeds of the accuracy."""
@@ -67,16 +66,15 @@ def compare_seeds(
     if any(a.shape[1] != b.shape[1] for (a, _), (b, _) in benchmarks):
         raise ValueError("a paired comparison needs the same questions")
     of_a, of_b = (seed_accuracies(side) for side in sides)
-    difference = float(of_a.mean() - of_b.mean())
-    low, high = two_level_bounds(benchmarks, level, kind)
-    shares = [[(right / samples).mean(axis=0) for right, samples in side] for side in sides]
-    weighted = [(a - b) / len(a) for a, b in zip(*shares, strict=True)]
+    difference, low, high = two_level_bounds(benchmarks, level, kind)
+    p_these_seeds, test = p_value_of(_pooled(benchmarks), seed)
     return SeedComparison(
         difference=difference,
-        low=low,
-        high=high,
-        p_value=_inverted(benchmarks, difference, kind),
-        p_these_seeds=sign_flip(np.concatenate(weighted), seed=seed),
+        low=max(-1.0, low),
+        high=min(1.0, high),
+        p_value=inverted(lambda level: two_level_bounds(benchmarks, level, kind)),
+        p_these_seeds=p_these_seeds,
+        p_these_seeds_test=test,
         spread_a=float(of_a.std(ddof=1)),
         spread_b=float(of_b.std(ddof=1)),
         kind=kind,
@@ -85,16 +83,20 @@ def compare_seeds(
 
 def two_level_bounds(
     benchmarks: Sequence[tuple[SeedCounts, SeedCounts]], level: float, kind: Kind
-) -> tuple[float, float]:
-    """(low, high) of the interval of `compare_seeds`."""
-    middles, lows, highs = np.array(
-        [difference_bounds(*pool_seeds(*a), *pool_seeds(*b), level, kind) for a, b in benchmarks]
-    ).T
-    difference = float(middles.mean())
-    below = float(np.sqrt(((middles - lows) ** 2).sum())) / len(benchmarks)
-    above = float(np.sqrt(((highs - middles) ** 2).sum())) / len(benchmarks)
+) -> tuple[float, float, float]:
+    """(difference, low, high) of the interval of `compare_seeds`; bounds may lie beyond -1 and 1."""
+    difference, low, high = average_bounds(_pooled(benchmarks), level, kind)
     half = welch_half_width(*(seed_accuracies([each[side] for each in benchmarks]) for side in (0, 1)), level=level)
-    return max(-1.0, difference - float(np.hypot(below, half))), min(1.0, difference + float(np.hypot(above, half)))
+    return (
+        difference,
+        difference - float(np.hypot(difference - low, half)),
+        difference + float(np.hypot(high - difference, half)),
+    )
+
+
+def _pooled(benchmarks: Sequence[tuple[SeedCounts, SeedCounts]]) -> list[Counted]:
+    """All seeds' samples taken together."""
+    return [(*pool_seeds(*a), *pool_seeds(*b)) for a, b in benchmarks]
 
 
 def welch_half_width(a: Array, b: Array, level: float = LEVEL) -> float:
@@ -107,20 +109,3 @@ def welch_half_width(a: Array, b: Array, level: float = LEVEL) -> float:
         return 0.0
     freedom = total**2 / (parts**2 / np.array([len(a) - 1, len(b) - 1])).sum()
     return float(stdtrit(freedom, (1 + level) / 2) * np.sqrt(total))
-
-
-def _inverted(benchmarks: Sequence[tuple[SeedCounts, SeedCounts]], difference: float, kind: Kind) -> float:
-    """One less the level at which the interval's bound nearest to 0 is 0; by bisection, in the p-value's logarithm."""
-    least, most = float(np.log(LEAST_P)), 0.0
-    if not _leaves_out_zero(benchmarks, 1 - np.exp(least), kind):
-        while most - least > 1e-4:
-            middle = (least + most) / 2
-            outside = difference != 0 and _leaves_out_zero(benchmarks, 1 - np.exp(middle), kind)
-            least, most = (least, middle) if outside else (middle, most)
-        return float(np.exp(most))
-    return LEAST_P
-
-
-def _leaves_out_zero(benchmarks: Sequence[tuple[SeedCounts, SeedCounts]], level: float, kind: Kind) -> bool:
-    low, high = two_level_bounds(benchmarks, level, kind)
-    return low > 0 or high < 0

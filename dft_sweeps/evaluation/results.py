@@ -6,9 +6,10 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Literal
 
 from dft_sweeps.evaluation.adaptive import look_level, looks
 from dft_sweeps.evaluation.generator import FinishReason
@@ -19,6 +20,17 @@ from dft_sweeps.spec.identity import evaluation_id, grade_id
 from dft_sweeps.spec.models import SamplingSpec
 
 
+class EngineSampling(SamplingSpec):
+    """How engines sample that do not compute in float32: no field of a spec's samplings, but part of their identity."""
+
+    dtype: Literal["bfloat16"]
+
+
+def stored_sampling(fields: Mapping[str, Any]) -> SamplingSpec:
+    """The sampling of a stored identity. Raises ValueError (pydantic's) where it is none."""
+    return (EngineSampling if "dtype" in fields else SamplingSpec).model_validate(fields)
+
+
 @dataclass(frozen=True)
 class EvaluationKey:
     """What was sampled from and how: equal keys mean the same completions."""
@@ -27,6 +39,7 @@ class EvaluationKey:
     benchmark: str
     benchmark_digest: str
     template_digest: str
+    """`Prompts.full_digest`."""
     sampling: SamplingSpec
 
     @property

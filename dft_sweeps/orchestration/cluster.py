@@ -10,15 +10,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import psutil
 
-from dft_sweeps.spec.plan import ClusterFacts
+from dft_sweeps.spec.placement import ClusterFacts, Resources
 
 PROBE_S = 5
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = "127.0.0.1"
+_ACCELERATOR = "accelerator_type:"
+"""Before the kind of a node's GPUs, among its resources."""
+_PROCESSORS = ("x86_64", "aarch64", "arm64")
+"""Ray does not say which its nodes have."""
 _MARK = "DFT_SWEEPS_CLUSTER"
 """Environment variable by which every process of a cluster started here is known, however it was started."""
 
@@ -89,18 +93,24 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
         raise ClusterUnavailable(where) from error
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise ClusterUnavailable(f"{where}: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        for number in _INTERRUPTS:  # Ray has set handlers of its own
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, _interrupt)
+    heed_interrupts()  # Ray has set handlers of its own
     try:
-        resources = ray.cluster_resources()
-        yield ClusterFacts(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+        yield _facts([node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:
         with uninterrupted():
             ray.shutdown()
             if address is None:
                 _end_strays(os.environ[_MARK])
+
+
+def _facts(nodes: Sequence[Mapping[str, float]]) -> ClusterFacts:
+    """Args: the resources of each node, as Ray counts them."""
+    by_node = tuple(Resources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
+    marks = sorted({name for node in nodes for name in node if name.startswith(_ACCELERATOR)})
+    # Of an A100 with 40 GB Ray says "A100-40G", its driver "NVIDIA A100-SXM4-40GB".
+    devices = tuple(mark.removeprefix(_ACCELERATOR).split("-")[0] for mark in marks)
+    cpus, gpus = (sum(amounts) for amounts in zip(*by_node, strict=True))
+    return ClusterFacts(cpus, gpus, by_node, (*_PROCESSORS, *devices))
 
 
 def nothing_at(address: str) -> str | None:
@@ -118,6 +128,14 @@ def nothing_at(address: str) -> str | None:
     except OSError as error:
         return f"nothing answers at {address}: {error.strerror}"
     return None
+
+
+def heed_interrupts() -> None:
+    """Has Ctrl-C, a terminal that closes and a polite kill end this process by KeyboardInterrupt."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _INTERRUPTS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: object) -> None:

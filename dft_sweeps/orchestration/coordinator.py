@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ import ray
 
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
-from dft_sweeps.orchestration.cluster import uninterrupted
+from dft_sweeps.orchestration.accounts import Accounts
 from dft_sweeps.orchestration.evaluations import AttemptFailed, EnginePool, Evaluated, Evaluations
 from dft_sweeps.orchestration.jobs import make_job
 from dft_sweeps.orchestration.mailbox import (
@@ -28,19 +28,20 @@ from dft_sweeps.orchestration.mailbox import (
     StepRow,
     StepRows,
     TrialFailed,
+    TrialInterrupted,
     TrialNote,
     TrialProvenance,
     TrialStarted,
     now_ms,
     start_mailbox,
+    take_events,
 )
 from dft_sweeps.orchestration.prepare import PreparedSweep
-from dft_sweeps.orchestration.resume import is_trained
-from dft_sweeps.orchestration.trial_files import TrialFiles, is_whole
+from dft_sweeps.orchestration.resume import is_trained, lost_rows
+from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles, is_whole
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.orchestration.trial_state import TrialState
-from dft_sweeps.orchestration.tuning import TrainingEnded, training
-from dft_sweeps.tracking.writer import Ended
+from dft_sweeps.orchestration.tuning import Change, TrainingInterrupted, training
 
 Item = TypeVar("Item")
 POLL_S = 0.5
@@ -56,57 +57,58 @@ class Outcome:
     finished: int
     """Trials it finished."""
     reused: int
-    """Trials that were finished before."""
+    """Trials that were finished before, or by another process meanwhile."""
     failed: dict[str, str]
     """Trial name to reason."""
 
 
 class Coordinator:
-    """Runs the trials of one sweep that are not done.
+    """Runs trials of one sweep, whose locks the caller holds (`dft_sweeps.orchestration.sharing`).
 
     Args:
         say: takes a topic and a line of progress.
+        only: training ids of the trials to run, done or not; all that are not done if this is None.
+        on_end: takes the id of each trial whose end is in MLflow.
     """
 
     def __init__(
-        self, prepared: PreparedSweep, runs: TrialRuns, storage: Path, say: Callable[[str, str], None]
+        self,
+        prepared: PreparedSweep,
+        runs: TrialRuns,
+        storage: Path,
+        say: Callable[[str, str], None],
+        only: Collection[str] | None = None,
+        on_end: Callable[[str], None] = lambda training_id: None,
     ) -> None:
         self._prepared, self._runs, self._storage, self._say = prepared, runs, storage, say
+        self._on_end = on_end
         self._states = {
-            trial.training_id: TrialState(trial) for trial in prepared.trials if not runs.is_complete(trial)
+            trial.training_id: TrialState(trial)
+            for trial in prepared.trials
+            if (trial.training_id in only if only is not None else not runs.is_complete(trial))
         }
-        self._training_ended: queue.SimpleQueue[TrainingEnded] = queue.SimpleQueue()
+        self._training_ended: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._heard_at = 0.0
+        self._accounts = Accounts(prepared, runs, say)
 
     @property
     def done(self) -> int:
         """Trials that are finished already, with every point this sweep asks for."""
         return len(self._prepared.trials) - len(self._states)
 
-    @property
-    def anything_to_do(self) -> bool:
-        return bool(self._states)
-
     def run(self, pool: EnginePool, concurrent: int) -> Outcome:
-        """Trains and evaluates what is missing, `concurrent` trials at a time. Leaves no run in RUNNING, however it
-        ends."""
-        status: Ended = "KILLED"
-        self._runs.begin()
-        try:
-            with GraderPool() as graders:
-                evaluations = Evaluations(
-                    self._prepared.benchmarks, self._prepared.prompts, EvaluationStore(self._storage), pool, graders
-                )
-                try:
-                    self._take_up(evaluations, concurrent)
-                finally:
-                    evaluations.close()
-            failed = {state.prepared.trial.name: state.error for state in self._states.values() if state.error}
-            status = "FAILED" if failed else "FINISHED"
-            return Outcome(len(self._states) - len(failed), self.done, failed)
-        finally:
-            with uninterrupted():
-                self._runs.close(status)
+        """Trains and evaluates its trials, `concurrent` at a time, between `begin` and `close` of the runs."""
+        with GraderPool() as graders:
+            evaluations = Evaluations(
+                self._prepared.benchmarks, self._prepared.prompts, EvaluationStore(self._storage), pool, graders
+            )
+            try:
+                self._take_up(evaluations, concurrent)
+            finally:
+                self._accounts.close()
+                evaluations.close()
+        failed = {state.prepared.trial.name: state.error for state in self._states.values() if state.error}
+        return Outcome(len(self._states) - len(failed), self.done, failed)
 
     def _take_up(self, evaluations: Evaluations, concurrent: int) -> None:
         untrained = []
@@ -117,34 +119,47 @@ class Coordinator:
         mailbox = start_mailbox()
         self._heard_at = time.monotonic()
         jobs = [make_job(self._prepared, trial, self._storage) for trial in untrained]
+        self._accounts.concurrent = concurrent
         with training(jobs, mailbox, concurrent, self._storage / "ray" / "tune", self._training_ended):
-            while any(not state.ended for state in self._states.values()):
+            while (running := [s for s in self._states.values() if not s.ended]) and self._accounts.afford(running):
                 # What had ended before this look into the mailbox has put all its events there.
                 ended = _all(self._training_ended)
-                for event in ray.get(mailbox.take.remote(POLL_S)):
+                for event in take_events(mailbox, POLL_S):
                     self._heard_at = time.monotonic()
                     self._handle(event, evaluations)
+                    self._accounts.heard(event)
                 self._raise_alarm()
                 for landed in _all(evaluations.landed):
                     self._heard_at = time.monotonic()
                     self._landed(landed)
-                for end in ended:
-                    self._training_is_over(end)
+                for change in ended:
+                    self._training_changed(change)
                 for state in self._states.values():
                     self._settle(state)
+                self._pass_on_ends()
+        self._runs.flush()
+        self._pass_on_ends()
+
+    def _pass_on_ends(self) -> None:
+        for training_id in self._runs.recorded():
+            self._on_end(training_id)
 
     def _replay(self, state: TrialState, evaluations: Evaluations) -> bool:
         """Takes up a trial whose training ended before from its files; False if it must train."""
         files = self._files(state)
-        checkpoints = self._checkpoints(files)
+        try:
+            rows, taken, tags = files.rows(), files.histogram(), files.provenance()
+            checkpoints = self._checkpoints(files)
+        except DamagedFile:  # which the attempt will say
+            return False
         due = set(state.prepared.evaluated_steps)
         wanted = state.prepared.trial.spec.evaluation.histogram.model_dump(mode="json")
-        if not (files.finished and files.histogram() == wanted and due <= checkpoints.keys()):
+        if not (files.finished and taken == wanted and due <= checkpoints.keys()):
             return False
-        if not all(map(is_whole, checkpoints.values())):
+        if lost_rows(rows, state.prepared.facts.steps) or not all(map(is_whole, checkpoints.values())):
             return False
-        self._runs.tag(state.prepared.training_id, files.provenance())
-        self._runs.log_steps(state.prepared.training_id, files.rows())
+        self._runs.tag(state.prepared.training_id, tags)
+        self._runs.log_steps(state.prepared.training_id, rows)
         state.trained = True
         for step in sorted(due):
             self._evaluate(state, checkpoints[step], evaluations)
@@ -178,6 +193,8 @@ class Coordinator:
         elif isinstance(event, CheckpointWritten):
             if event.checkpoint.step in state.prepared.evaluated_steps:
                 self._evaluate(state, event.checkpoint, evaluations)
+        elif isinstance(event, TrialInterrupted):
+            self._interrupted(state, event.reason)
         elif isinstance(event, TrialFailed):
             state.error = event.reason
         elif isinstance(event, NonFinite):
@@ -187,6 +204,9 @@ class Coordinator:
         """What an attempt takes up of an earlier one becomes part of its run, so that its curves are whole."""
         name = state.prepared.trial.name
         state.started_ms, state.first_step = event.driver_started_ms, event.resumed_at + 1
+        state.interruption = ""
+        for step in [step for step in state.outstanding if step > event.resumed_at]:
+            del state.outstanding[step]  # its weights are made again
         seconds = (event.worker_started_ms - event.driver_started_ms) / 1000
         self._say("train", f"{name}: started; its worker was up after {seconds:.0f} s")
         if event.note:
@@ -201,8 +221,15 @@ class Coordinator:
             if step <= event.resumed_at:
                 self._evaluate(state, checkpoints[step], evaluations)
 
+    def _interrupted(self, state: TrialState, reason: str) -> None:
+        """An attempt ended before its time. Should there be another, it decides which checkpoints are still there."""
+        state.interruption = reason
+        self._say("train", f"{state.prepared.trial.name}: interrupted: {reason}")
+
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:
-        state.outstanding.add(checkpoint.step)
+        if checkpoint.step in state.evaluated or state.outstanding.get(checkpoint.step) == checkpoint.weights_digest:
+            return  # of an attempt before this one
+        state.outstanding[checkpoint.step] = checkpoint.weights_digest
         samplings = self._prepared.samplings_at(state.prepared, checkpoint.step)
         evaluations.submit(state.prepared.training_id, checkpoint, samplings)
 
@@ -232,26 +259,35 @@ class Coordinator:
                 f"evaluations; free now: {free}. `ray status` shows what waits for resources",
             )
 
-    def _training_is_over(self, end: TrainingEnded) -> None:
+    def _training_changed(self, end: Change) -> None:
         state = self._states[end.training_id]
+        if isinstance(end, TrainingInterrupted):
+            if not state.interruption:
+                self._interrupted(state, "its driver died")
+            return
         state.trained = True
         if end.error and not state.ended:
             if state.error:
                 self._say("train", f"{state.prepared.trial.name}: {end.error}")
-            state.error = state.error or end.error
+            state.error = state.error or state.interruption or end.error
 
     def _landed(self, evaluated: Evaluated | AttemptFailed) -> None:
         if isinstance(evaluated, AttemptFailed):
             self._say("evaluate", evaluated.message)
             return
         state = self._states[evaluated.training_id]
-        state.outstanding.remove(evaluated.step)
+        if state.outstanding.get(evaluated.step) != evaluated.weights_digest:
+            return  # the trial was taken up again before it, and has other weights at this step by now
+        del state.outstanding[evaluated.step]
         name = state.prepared.trial.name
+        if evaluated.error and state.interruption:
+            return  # the next attempt has it evaluated again
         if evaluated.error:
             state.error = f"step {evaluated.step}: {evaluated.error}"
             self._say("evaluate", f"{name}: step {evaluated.step} failed: {evaluated.error}")
             return
         state.evaluated.add(evaluated.step)
+        self._accounts.evaluated(evaluated)
         summary = self._runs.log_evaluation(state.prepared, evaluated)
         state.last_accuracy = f"{summary} (step {evaluated.step})"
         took = f"in {evaluated.seconds:.1f} s (swap {evaluated.swap_seconds:.2f} s)"
@@ -267,6 +303,7 @@ class Coordinator:
             state.error = f"its training ended without checkpoints of the steps {missing}"
         state.ended = True
         name = state.prepared.trial.name
+        self._accounts.settle(state.prepared.training_id)
         self._runs.finish(state.prepared.training_id, "FAILED" if state.error else "FINISHED")
         if state.error:
             self._say("trial", f"{name}: FAILED: {state.error}")

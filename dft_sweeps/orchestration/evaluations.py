@@ -47,6 +47,7 @@ class Evaluated:
     seconds: float
     """From the swap to the last verdict; 0 when everything was in the store."""
     swap_seconds: float
+    weights_digest: str
     error: str | None = None
 
 
@@ -149,14 +150,15 @@ class Evaluations:
         return work
 
     def _beside(self, work: _Work) -> list[_Work]:
-        """Work that waits and can be done on the same engine at the same time."""
+        """Work that waits and can be done on the same engine at the same time. What failed before is done alone, lest
+        it fail its neighbours again."""
         found: list[_Work] = []
-        while len(found) + 1 < self._engines.places(work.checkpoint):
+        while not work.attempts and len(found) + 1 < self._engines.places(work.checkpoint):
             try:
                 queued = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if queued.work is None or self._engines.places(queued.work.checkpoint) == 1:
+            if queued.work is None or queued.work.attempts or self._engines.places(queued.work.checkpoint) == 1:
                 self._queue.put(queued)
                 break
             found.append(queued.work)
@@ -196,12 +198,13 @@ class Evaluations:
                 locks.enter_context(generation_lock(self._store.root, digest, self._closed))
             if self._closed.is_set():
                 return
-            missing = {index: tasks for index, work in enumerate(works) if (tasks := self._missing(work))}
+            missing = [(work, tasks) for work in works if (tasks := self._missing(work))]
             if missing:
-                asked = [works[index] for index in missing]
-                tasks = [task for tasks in missing.values() for task in tasks]
+                asked = [work for work, _ in missing]
+                # Works of equal weights, or samplings of two names, may want the same.
+                distinct = {id_: task for _, tasks in missing for id_, task in tasks.items()}
                 others = self._idle if self._queue.empty() else 0
-                done = self._engines.sample([work.checkpoint for work in asked], tasks, others)
+                done = self._engines.sample([work.checkpoint for work in asked], list(distinct.values()), others)
                 for work in asked:
                     work.started, work.swap_seconds = done.started, done.swap_seconds
                 for completions in done.completions:
@@ -209,12 +212,13 @@ class Evaluations:
         for work in works:
             self._generated.put(work)
 
-    def _missing(self, work: _Work) -> list[Task]:
-        return [
-            Task(key.weights_digest, benchmark, key.sampling)
+    def _missing(self, work: _Work) -> dict[str, Task]:
+        """What is to be generated, by the id of its evaluation."""
+        return {
+            key.id: Task(key.weights_digest, benchmark, key.sampling)
             for _, benchmark, key in self._wanted(work)
             if not self._store.knows(key, benchmark)
-        ]
+        }
 
     def _grade(self, works: Sequence[_Work]) -> None:
         [work] = works
@@ -238,5 +242,6 @@ class Evaluations:
         with self._lock:
             del self._pending[work.checkpoint.weights_digest, work.samplings]
         seconds = 0.0 if work.started is None or error else time.monotonic() - work.started
+        digest = work.checkpoint.weights_digest
         for training_id, step in work.subscribers:
-            self.landed.put(Evaluated(training_id, step, results, seconds, work.swap_seconds, error))
+            self.landed.put(Evaluated(training_id, step, results, seconds, work.swap_seconds, digest, error))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
 from dft_sweeps.orchestration.trial import TrialJob
-from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles
 
 
 def make_job(prepared: PreparedSweep, trial: PreparedTrial, storage: Path) -> TrialJob:
-    """A new attempt at the trial."""
+    """What an attempt at the trial needs."""
     # Checkpoints that another sweep's schedule wrote are written again where an attempt starts from nothing.
-    known = TrialFiles(storage, trial.training_id).checkpoints()
+    try:
+        known = TrialFiles(storage, trial.training_id).checkpoints()
+    except DamagedFile:  # which the attempt will say
+        known = []
     steps = {*trial.evaluated_steps, *(checkpoint.step for checkpoint in known)}
     data_file = storage / "encoded" / f"{trial.data_digest}.npz"
     if not data_file.exists():
         trial.data.save(data_file)
     return TrialJob(
         training_id=trial.training_id,
-        attempt=uuid.uuid4().hex[:8],
         spec=trial.trial.spec,
         execution=prepared.sweep.spec.execution,
         storage=str(storage),

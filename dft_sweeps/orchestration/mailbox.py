@@ -1,4 +1,5 @@
-"""The mailbox of a sweep: a small actor through which trials tell the coordinator what happened.
+"""The mailbox of a sweep: a small actor through which trials tell the coordinator what happened, and drivers hand
+trials to their workers.
 
 Events wait in memory. A mailbox that dies takes unread events with it; the files a trial writes beside its
 checkpoints (`dft_sweeps.orchestration.trial_files`) hold the same facts.
@@ -8,11 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 
 from dft_sweeps.evaluation.generator import Canary
+from dft_sweeps.orchestration.cluster import ClusterUnavailable
+
+MOST_CALLS = 100_000
+"""At a time: every driver and every worker without a job waits in one."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,31 @@ class NonFinite:
 
 
 @dataclass(frozen=True)
-class TrialFailed:
-    """Training ended with an error. Put by the trial's driver before Tune hears of it."""
+class TrialInterrupted:
+    """An attempt ended with an error; the trial is taken up again as often as its spec says."""
 
     training_id: str
     reason: str
 
 
-Event = StepRows | CheckpointWritten | TrialStarted | TrialProvenance | TrialNote | NonFinite | TrialFailed
+@dataclass(frozen=True)
+class TrialFailed:
+    """Training ended, for a reason that would end it again."""
+
+    training_id: str
+    reason: str
+
+
+Event = (
+    StepRows
+    | CheckpointWritten
+    | TrialStarted
+    | TrialProvenance
+    | TrialNote
+    | NonFinite
+    | TrialInterrupted
+    | TrialFailed
+)
 
 
 def now_ms() -> int:
@@ -100,10 +124,20 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
+@dataclass
+class _Group:
+    """Of workers that train one trial after another."""
+
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    jobs: list[list[Any]] = field(default_factory=list)
+    done: int = 0
+
+
 class Mailbox:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._arrived = asyncio.Event()
+        self._groups: defaultdict[str, _Group] = defaultdict(_Group)
 
     async def put(self, event: Event) -> None:
         self._events.append(event)
@@ -119,6 +153,46 @@ class Mailbox:
         events, self._events = self._events, []
         return events
 
+    async def hand_over(self, group: str, job: list[Any]) -> None:
+        """Gives a group of workers its next job."""
+        async with (known := self._groups[group]).changed:
+            known.jobs.append(job)
+            known.changed.notify_all()
+
+    async def job(self, group: str, number: int) -> list[Any]:
+        """The group's job of this number, once there is one; every worker asks for it."""
+        async with (known := self._groups[group]).changed:
+            await known.changed.wait_for(lambda: len(known.jobs) > number)
+            return known.jobs[number]
+
+    async def done(self, group: str) -> None:
+        """Says that the group's present job is done."""
+        async with (known := self._groups[group]).changed:
+            known.done += 1
+            known.changed.notify_all()
+
+    async def wait_done(self, group: str, number: int) -> None:
+        """Returns when the group's job of this number is done."""
+        async with (known := self._groups[group]).changed:
+            await known.changed.wait_for(lambda: known.done > number)
+
 
 def start_mailbox() -> ray.actor.ActorHandle:
-    return ray.remote(Mailbox).options(num_cpus=0).remote()
+    """On the coordinator's own node, so that no other node takes it along."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Mailbox).options(num_cpus=0, max_concurrency=MOST_CALLS, scheduling_strategy=here).remote()
+
+
+def take_events(mailbox: ray.actor.ActorHandle, timeout_s: float) -> list[Event]:
+    """All events since the last call; waits up to `timeout_s` for the first.
+
+    Raises:
+        ClusterUnavailable: the mailbox has died.
+    """
+    try:
+        events: list[Event] = ray.get(mailbox.take.remote(timeout_s))
+    except ray.exceptions.RayActorError as error:
+        raise ClusterUnavailable("the sweep's mailbox has died; the same command takes the sweep up again") from error
+    return events

@@ -35,7 +35,7 @@ from dft_sweeps.spec.models import (
 )
 from dft_sweeps.spec.plan import TrialFacts
 from dft_sweeps.spec.schema import nearest
-from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, inspect_model, resolve_model
+from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, end_tokens, inspect_model, resolve_model
 from dft_sweeps.training.order import total_steps
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ class PreparedSweep:
         return self.trials[0].trial.spec.evaluation
 
     def samplings_at(self, trial: PreparedTrial, step: int) -> dict[str, SamplingSpec]:
-        """How the weights of a step are sampled, by the samplings' names, with the context that engines have."""
-        evaluation, context = self.evaluation, self.sweep.spec.pool.max_model_len
+        """How the weights of a step are sampled, by the samplings' names, with engines' context and dtype."""
+        evaluation, pool = self.evaluation, self.sweep.spec.pool
         at = {name: evaluation.sampling_at(name, step, trial.facts.steps) for name in evaluation.samplings}
-        return {name: in_context(sampling, context) for name, sampling in at.items()}
+        return {name: in_context(sampling, pool.max_model_len, pool.dtype) for name, sampling in at.items()}
 
 
 def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: None) -> PreparedSweep:
@@ -120,7 +120,8 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     benchmarks = _benchmarks(sweep, prompts)
     trials = _prepare_trials(sweep, model, prompts, prompts_of, benchmarks)
     _check_distinct(sweep, trials)
-    measures = measures_of(first.spec.evaluation, benchmarks, prompts, sweep.spec.pool.max_model_len)
+    pool, ends = sweep.spec.pool, end_tokens(model.directory)
+    measures = measures_of(first.spec.evaluation, benchmarks, prompts, pool.max_model_len, pool.dtype, ends)
     id_ = sweep_id(sweep.spec.name, [trial.training_id for trial in trials], measures)
     return PreparedSweep(sweep, id_, measures, model, prompts, trials, benchmarks)
 
@@ -264,7 +265,7 @@ def _prepare_trial(
         samples=len(data),
         overlong=data.overlong,
         tokens_per_sample=data.tokens / len(data),
-        questions=sum(len(benchmarks[name].questions) for name in names),
+        questions={name: len(benchmarks[name].questions) for name in names},
         dropped=(spec.data.samples or len(rows.rows)) - len(data),
         instruction=instruction,
         template=trained.template,

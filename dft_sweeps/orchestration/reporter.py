@@ -18,6 +18,7 @@ from dft_sweeps.orchestration.mailbox import (
     NonFinite,
     StepRow,
     StepRows,
+    TrialFailed,
     TrialNote,
     TrialProvenance,
     TrialStarted,
@@ -26,6 +27,7 @@ from dft_sweeps.orchestration.mailbox import (
 from dft_sweeps.orchestration.resume import Start
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.spec.models import HistogramSpec
+from dft_sweeps.tracking import names
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -75,6 +77,11 @@ class Reporter:
         self._files.write_provenance(tags)
         self._put(TrialProvenance(self._training_id, tags))
 
+    def handed_over(self, seconds: float, of: float) -> None:
+        """How long training stood still for its checkpoints, of all its time."""
+        self.note(f"stood still for its checkpoints for {seconds:.2f} s of {of:.0f} s, {seconds / of:.1%}")
+        self._put(TrialProvenance(self._training_id, {names.HANDING_OVER_TAG: f"{seconds / of:.4f}"}))
+
     def note(self, text: str) -> None:
         self._put(TrialNote(self._training_id, text))
 
@@ -89,9 +96,13 @@ class Reporter:
         self._put(CheckpointWritten(self._training_id, checkpoint))
 
     def non_finite(self, record: dict[str, Any]) -> None:
+        """The end of a trial that another attempt would not change."""
         self.flush()
         self._files.write_non_finite(record)
-        self._put(NonFinite(self._training_id, str(self._files.non_finite)))
+        file = self._files.non_finite
+        self._put(NonFinite(self._training_id, str(file)))
+        reason = f"step {record['step']}: loss or gradient is not finite; {file} names the batch"
+        self._put(TrialFailed(self._training_id, reason))
 
     def finish(self) -> None:
         self.flush()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
 from dft_sweeps.orchestration.trial import TrialJob
-from dft_sweeps.orchestration.trial_files import TrialFiles, is_whole
+from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles, is_whole
 from dft_sweeps.tracking import names
 
 
@@ -23,8 +23,11 @@ def find_start(files: TrialFiles, job: TrialJob, workers: int) -> Start:
     """Reads what an earlier attempt left, for so many workers to take up; changes nothing."""
     from dft_sweeps.training.state import StateError, check_files, read_header
 
-    rows = files.rows()
-    checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
+    try:
+        rows, taken = files.rows(), files.histogram()
+        checkpoints = {checkpoint.step: checkpoint for checkpoint in files.checkpoints()}
+    except DamagedFile as error:
+        return Start(0, str(error))
     try:
         header = read_header(files.resume_directory)
         check_files(files.resume_directory)
@@ -33,16 +36,15 @@ def find_start(files: TrialFiles, job: TrialJob, workers: int) -> Start:
     if header is None and not (rows or checkpoints):
         return Start(0)
     wanted = job.spec.evaluation.histogram.model_dump(mode="json")
-    if (taken := files.histogram()) != wanted:
+    if taken != wanted:
         return Start(0, f"its histograms were taken as {taken}, and are wanted as {wanted}")
     if header is None:
-        return Start(0, _without_state(files, job, checkpoints))
+        return Start(0, _without_state(files, job, rows, checkpoints))
     if header.world_size != workers:
         return Start(
             0, f"its state at step {header.step} is of {header.world_size} workers, and now there are {workers}"
         )
-    trained = {row.step for row in rows if is_trained(row)}
-    if lost := set(range(1, header.step + 1)) - trained:
+    if lost := lost_rows(rows, header.step):
         return Start(0, f"the rows of the steps {_few(lost)} are lost")
     if lost := _lost({step for step in job.evaluated_steps if step <= header.step}, checkpoints):
         return Start(0, f"its checkpoints of the steps {_few(lost)} are missing or damaged")
@@ -54,11 +56,19 @@ def is_trained(row: StepRow) -> bool:
     return names.train_metric("objective") in row.metrics
 
 
-def _without_state(files: TrialFiles, job: TrialJob, checkpoints: Mapping[int, Checkpoint]) -> str:
+def lost_rows(rows: Iterable[StepRow], last: int) -> set[int]:
+    """Optimizer steps up to `last` of which there is no row."""
+    return set(range(1, last + 1)) - {row.step for row in rows if is_trained(row)}
+
+
+def _without_state(
+    files: TrialFiles, job: TrialJob, rows: Iterable[StepRow], checkpoints: Mapping[int, Checkpoint]
+) -> str:
     if not files.finished:
         return "an earlier attempt ended before its state was saved for the first time"
-    lost = _lost(set(job.evaluated_steps), checkpoints)
-    return f"it was trained before, but its checkpoints of the steps {_few(lost)} are missing or damaged"
+    if lost := _lost(set(job.evaluated_steps), checkpoints):
+        return f"it was trained before, but its checkpoints of the steps {_few(lost)} are missing or damaged"
+    return f"it was trained before, but the rows of the steps {_few(lost_rows(rows, job.last_step))} are lost"
 
 
 def _lost(steps: set[int], checkpoints: Mapping[int, Checkpoint]) -> set[int]:

@@ -79,9 +79,9 @@ class _Shards:
         while (shard := self._next()) is not None:
             try:
                 answers = engine.generate_of({shard.weights_digest: shard.requests})
+                self._keep(shard, answers[shard.weights_digest])
             except Exception as error:  # whatever an engine, its process or Ray raises ends this engine's part
                 return self._return(shard, error)
-            self._keep(shard, answers[shard.weights_digest])
 
     def _next(self) -> _Shard | None:
         """A shard that waits; None once all are answered. One under way elsewhere may yet come back."""

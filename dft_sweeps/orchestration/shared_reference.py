@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 1.0
 _WAIT, _THERE, _OURS = range(3)
+UNREADABLE = (OSError, EOFError, KeyError, ValueError, SyntaxError, NotImplementedError, TokenError, BadZipFile)
+"""What numpy raises on damaged `.npz` files."""
 
 
 def reference_file(job: TrialJob) -> Path:
@@ -69,7 +72,7 @@ def _read(path: Path, data: Sequence[Sample]) -> Column:
     try:
         column = load_column(path)
         fits = [len(piece) for piece in column] == [sample.targets for sample in data]
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+    except UNREADABLE as error:
         raise RuntimeError(f"{path} is damaged; remove it, and it is computed again ({error})") from error
     if not fits:
         raise RuntimeError(f"{path} does not fit the data; remove it, and it is computed again")

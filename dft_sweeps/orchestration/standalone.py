@@ -79,13 +79,19 @@ class Measured:
 
 
 def read_candidate(
-    name: str, evaluation: EvaluationSpec, benchmarks: Benchmarks, max_model_len: int | None, directory: Path
+    name: str,
+    evaluation: EvaluationSpec,
+    benchmarks: Benchmarks,
+    max_model_len: int | None,
+    directory: Path,
+    dtype: str = "float32",
 ) -> Candidate:
     """Finds and checks a checkpoint: ``embedded``, a directory (a relative one starts at `directory`), or a Hugging
     Face id, ``ID`` or ``ID@REVISION``.
 
     Args:
         max_model_len: tokens after which prompt and completion are cut off; by default where the model's context ends.
+        dtype: what engines compute in, ``float32`` or ``bfloat16``.
 
     Raises:
         SpecError: there is no such model, it will not load, it has not the template, or a prompt has no room.
@@ -106,7 +112,7 @@ def read_candidate(
     for benchmark in benchmarks.values():
         check_lengths(benchmark, prompts, context)
     at = {sampling: evaluation.sampling_at(sampling, 0, 0) for sampling in evaluation.samplings}
-    return Candidate(name, model, prompts, {key: in_context(sampling, context) for key, sampling in at.items()})
+    return Candidate(name, model, prompts, {key: in_context(sampling, context, dtype) for key, sampling in at.items()})
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -196,7 +202,7 @@ def measure(
 
     alike: dict[str, dict[int, Candidate]] = {}
     for number, candidate in candidates.items():
-        alike.setdefault(candidate.prompts.digest, {})[number] = candidate
+        alike.setdefault(candidate.prompts.full_digest, {})[number] = candidate
     found: dict[int, Measured] = {}
     for group in alike.values():
         prompts = next(iter(group.values())).prompts

@@ -1,12 +1,12 @@
-"""One trial as Ray Tune schedules it: a driver that has Ray Train run `dft_sweeps.orchestration.worker`."""
+"""One trial as Ray Tune schedules it: a driver that has Ray Train's workers run `dft_sweeps.orchestration.worker`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dft_sweeps.orchestration.mailbox import TrialFailed, now_ms
+from dft_sweeps.orchestration.mailbox import TrialInterrupted
+from dft_sweeps.orchestration.warm_workers import WorkerGroup
 from dft_sweeps.spec.models import ExecutionSpec, TrialSpec
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ class TrialJob:
     """What a trial's processes need, as plain data."""
 
     training_id: str
-    attempt: str
-    """Tells apart attempts at the same trial: Ray Train silently resumes a run whose name it knows."""
     spec: TrialSpec
     execution: ExecutionSpec
     storage: str
@@ -44,37 +42,26 @@ class TrialJob:
         return step % every == 0 if every else step in self.evaluated_steps
 
 
+_group: WorkerGroup | None = None
+"""The workers of this process' trials. Tune uses a driver's process again for the next trial."""
+
+
 def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: ActorHandle) -> None:
-    """The Tune trial function: runs the trial `config["training_id"]` as a Ray Train run and waits for it."""
+    """The Tune trial function: has this driver's workers train the trial `config["training_id"]`, and waits for it."""
     import ray
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray import tune
 
-    from dft_sweeps.orchestration.worker import run_worker
-
+    global _group
     job = jobs[config["training_id"]]
-    execution = job.execution
-    trainer = TorchTrainer(
-        run_worker,
-        train_loop_config={"job": job, "mailbox": mailbox, "driver_started_ms": now_ms()},
-        scaling_config=ScalingConfig(
-            num_workers=execution.workers,
-            use_gpu=execution.gpus_per_worker > 0,
-            resources_per_worker={"CPU": execution.cpus_per_worker}
-            | ({"GPU": execution.gpus_per_worker} if execution.gpus_per_worker else {}),
-        ),
-        run_config=RunConfig(
-            name=f"{job.training_id}-{job.attempt}",
-            storage_path=str(Path(job.storage) / "ray" / "train"),
-            callbacks=[TuneReportCallback()],
-        ),
-    )
+    if _group is None or not _group.alive:
+        _group = WorkerGroup(job.execution, job.storage, mailbox)
     try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        ray.get(mailbox.put.remote(TrialFailed(job.training_id, failure_reason(error))))
-        raise
+        _group.train(job)
+    except Exception as error:
+        _group = None
+        ray.get(mailbox.put.remote(TrialInterrupted(job.training_id, failure_reason(error))))
+        raise  # to Tune, which tries again
+    tune.report({"trained": True})  # Tune prints a line for a trial that has reported nothing
 
 
 def failure_reason(error: BaseException) -> str:

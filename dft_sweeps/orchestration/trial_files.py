@@ -10,7 +10,8 @@
     finished            there once training has ended; resume/ is gone then
 
 Rows are on the disk before a state of their step is, so a state is never ahead of its rows. An attempt at a trial
-either takes up the last state (`keep`), or starts from nothing (`fresh`).
+either takes up the last state (`keep`), or starts from nothing (`fresh`). Rows and checkpoints carry a checksum each:
+what was changed since it was written raises `DamagedFile` and is never used.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +29,15 @@ from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.training.model_files import weights_digest
+
+_SEAL = "crc32"
+
+
+class DamagedFile(RuntimeError):
+    """A trial's file that is not as it was written."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} is damaged: {problem}")
 
 
 class TrialFiles:
@@ -65,35 +76,39 @@ class TrialFiles:
             os.fsync(file.fileno())
 
     def rows(self) -> list[StepRow]:
-        """All rows written; a last line cut off by a crash is left out, for its step is not committed."""
+        """All rows written; a last line cut off by a crash is left out, for its step is not committed.
+
+        Raises:
+            DamagedFile: another line is not as it was written.
+        """
         path = self.directory / "metrics.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text().split("\n")[:-1]
-        return [StepRow(**json.loads(line)) for line in lines]
+        lines = path.read_bytes().split(b"\n")[:-1]
+        return [StepRow(**_unsealed(path, f"line {n}", _parsed(path, line))) for n, line in enumerate(lines, 1)]
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         self._write_checkpoints([*self.checkpoints(), checkpoint])
 
     def checkpoints(self) -> list[Checkpoint]:
+        """Those announced so far. Raises DamagedFile."""
         path = self.directory / "checkpoints.json"
-        if not path.exists():
-            return []
-        return [_checkpoint(entry) for entry in json.loads(path.read_text())]
+        listed = _parsed(path, path.read_bytes()) if path.exists() else []
+        return [_checkpoint(_unsealed(path, f"entry {n}", entry)) for n, entry in enumerate(listed, 1)]
 
     def histogram(self) -> dict[str, Any] | None:
-        """How histograms were taken; None where no attempt came so far."""
+        """How histograms were taken; None where no attempt came so far. Raises DamagedFile."""
         path = self.directory / "histogram.json"
-        taken: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        taken: dict[str, Any] | None = _parsed(path, path.read_bytes()) if path.exists() else None
         return taken
 
     def write_provenance(self, tags: Mapping[str, str]) -> None:
         self._write("provenance.json", json.dumps(dict(tags), indent=1))
 
     def provenance(self) -> dict[str, str]:
-        """As tags; none where no attempt came so far."""
+        """As tags; none where no attempt came so far. Raises DamagedFile."""
         path = self.directory / "provenance.json"
-        tags: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        tags: dict[str, str] = _parsed(path, path.read_bytes()) if path.exists() else {}
         return tags
 
     def write_non_finite(self, record: Mapping[str, Any]) -> None:
@@ -108,7 +123,7 @@ class TrialFiles:
         return (self.directory / "finished").exists()
 
     def _write_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
-        self._write("checkpoints.json", json.dumps([asdict(checkpoint) for checkpoint in checkpoints]))
+        self._write("checkpoints.json", json.dumps([_sealed(asdict(checkpoint)) for checkpoint in checkpoints]))
 
     def _write(self, name: str, text: str) -> None:
         """Replaces a file by a whole one that is on the disk."""
@@ -129,7 +144,30 @@ def is_whole(checkpoint: Checkpoint) -> bool:
 
 
 def _lines(rows: Sequence[StepRow]) -> str:
-    return "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+    return "".join(json.dumps(_sealed(asdict(row))) + "\n" for row in rows)
+
+
+def _sealed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, _SEAL: _seal(entry)}
+
+
+def _unsealed(path: Path, where: str, entry: Any) -> dict[str, Any]:
+    content = {name: value for name, value in entry.items() if name != _SEAL} if isinstance(entry, dict) else {}
+    if not content or _seal(content) != entry.get(_SEAL):
+        raise DamagedFile(path, f"{where} is not as it was written")
+    return content
+
+
+def _seal(entry: Mapping[str, Any]) -> str:
+    """Against accidents only; JSON gives back every number as it was."""
+    return f"{zlib.crc32(json.dumps(entry).encode()):08x}"
+
+
+def _parsed(path: Path, text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DamagedFile(path, str(error)) from error
 
 
 def _checkpoint(entry: dict[str, Any]) -> Checkpoint:

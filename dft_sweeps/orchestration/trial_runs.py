@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dft_sweeps.evaluation.grading import grader_version
@@ -11,37 +11,72 @@ from dft_sweeps.orchestration.evaluation_metrics import evaluation_metrics, own_
 from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.mailbox import StepRow, now_ms
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
-from dft_sweeps.tracking import names, question_results
+from dft_sweeps.spec.costs import Measurement
+from dft_sweeps.spec.reckoning import NOTHING, Hours
+from dft_sweeps.tracking import measurements, names, question_results
+from dft_sweeps.tracking.background import Background
 from dft_sweeps.tracking.params import flatten
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Ended, MetricRow, Tracker
 
 
 class TrialRuns:
-    """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED."""
+    """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED.
 
-    def __init__(self, tracker: Tracker, reader: Reader, prepared: PreparedSweep) -> None:
+    With a `Background` writer MLflow may be down between the two.
+    """
+
+    def __init__(
+        self, tracker: Background | Tracker, reader: Reader, prepared: PreparedSweep, used: Hours = NOTHING
+    ) -> None:
         self._tracker, self._prepared = tracker, prepared
+        self.used = used
+        """What all attempts at the sweep have used, as far as it is written down."""
         self._open: dict[str, str] = {}
+        self._ending: dict[str, str] = {}
+        """By id of a run whose end MLflow may not know yet: the training id."""
         self._parent = ""
-        ids = (trial.training_id for trial in prepared.trials)
-        self._finished = reader.finished_trials(ids, prepared.measures)
+        self._reader = reader
+        self.finished: dict[str, str] = {}
+        """Training id to the newest finished run, of any sweep, that has exactly the points this sweep asks for."""
+        self.refresh()
 
-    def begin(self) -> None:
-        """Opens the sweep's own run. The caller holds the locks of its trials, so no coordinator of it is alive."""
+    def refresh(self) -> None:
+        """Reads anew what is finished, processes that have ended before MLflow had everything of theirs included."""
+        self._tracker.recover()
+        ids = [trial.training_id for trial in self._prepared.trials]
+        self.finished = self._reader.finished_trials(ids, self._prepared.measures)
+
+    def begin(self, nobodys: Collection[str] | None = None) -> None:
+        """Opens the sweep's own run, or joins the processes that write it now.
+
+        Args:
+            nobodys: the sweep's trials that no other process runs; all of them if this is None.
+        """
         listed = [
             {"training_id": trial.training_id, "name": trial.trial.name, "axes": trial.trial.axes}
             for trial in self._prepared.trials
         ]
         sweep = self._prepared.sweep
-        self._tracker.reconcile(self._prepared.sweep_id)
+        self.settle(nobodys)
         self._parent = self._tracker.open_sweep(
             sweep.spec.name, self._prepared.sweep_id, sweep.resolved_yaml(), listed, self._prepared.measures
         )
 
+        self._link()
+
+    def settle(self, nobodys: Collection[str] | None) -> None:
+        """Sets KILLED what processes that are no more left RUNNING of these trials of the sweep."""
+        self._tracker.reconcile(self._prepared.sweep_id, nobodys)
+
     def is_complete(self, trial: PreparedTrial) -> bool:
         """Whether a finished run, of any sweep, has exactly the points this sweep asks for."""
-        return trial.training_id in self._finished
+        return trial.training_id in self.finished
+
+    def _link(self) -> None:
+        """Has the sweep's own run name those of other sweeps whose results it shows."""
+        reused = self._reader.finished_elsewhere(self.finished, self._prepared.measures, self._parent)
+        self._tracker.set_links(self._parent, reused)
 
     def open(self, trial: PreparedTrial) -> None:
         axes = {f"dft.axis.{path}": str(value) for path, value in trial.trial.axes.items()}
@@ -50,7 +85,7 @@ class TrialRuns:
             trial.training_id,
             trial.trial.name,
             flatten(trial.trial.spec.model_dump(mode="json")) | _resolved(trial) | self._graders(),
-            axes,
+            axes | {measurements.MODEL_TAG: self._prepared.model.weights_digest},
         )
 
     def _graders(self) -> dict[str, str]:
@@ -59,6 +94,13 @@ class TrialRuns:
 
     def tag(self, training_id: str, tags: Mapping[str, str]) -> None:
         self._tracker.tag(self._open[training_id], tags)
+
+    def tag_measured(self, training_id: str, measured: Measurement) -> None:
+        self.tag(training_id, {measurements.MEASURED_TAG: measured.to_json()})
+
+    def record_hours(self, used: Hours) -> None:
+        self.used = used
+        self._tracker.tag(self._parent, measurements.hours_tags(used))
 
     def add_file(self, training_id: str, path: Path) -> None:
         """Copies a file to the artifacts of the trial's run."""
@@ -89,22 +131,46 @@ class TrialRuns:
         return ", ".join(words)
 
     def finish(self, training_id: str, status: Ended) -> None:
-        self._tracker.finish(self._open[training_id], status)
+        run_id = self._open[training_id]
+        self._tracker.finish(run_id, status)
         del self._open[training_id]
+        self._ending[run_id] = training_id
 
-    def close(self, status: Ended) -> None:
-        """Ends the sweep's own run, and whatever trial is still open as KILLED. All are tried before an error of one
-        is raised."""
-        errors: list[Exception] = []
-        ends: list[tuple[str, Ended]] = [(run_id, "KILLED") for run_id in self._open.values()]
-        for run_id, end in [*ends, (self._parent, status)]:
-            try:
-                self._tracker.finish(run_id, end)
-            except Exception as error:
-                errors.append(error)
-        self._open.clear()
-        if errors:
-            raise errors[0]
+    def recorded(self) -> list[str]:
+        """Training ids of the trials whose end has got into MLflow since the last call."""
+        return [self._ending.pop(run_id) for run_id in self._tracker.ended() if run_id in self._ending]
+
+    def flush(self) -> None:
+        """Waits until MLflow has everything.
+
+        Raises:
+            TrackingUnavailable: it does not answer for long. What it lacks is kept for the next run.
+        """
+        self._tracker.flush()
+
+    def close(self, status: Ended, last: bool = True) -> None:
+        """Ends whatever trial is still open as KILLED and, where no other process writes the sweep's own run, that
+        too: FINISHED once all its trials are, else FAILED or KILLED.
+
+        Raises:
+            TrackingUnavailable: as `flush`; the sweep's own run is then ended by the next run.
+        """
+        for training_id in list(self._open):
+            self.finish(training_id, "KILLED")
+        self.flush()
+        self._link_all()
+        if last:
+            self._end_sweep(status)
+            self.flush()
+
+    def _link_all(self) -> None:
+        self.refresh()
+        self._link()
+
+    def _end_sweep(self, status: Ended) -> None:
+        complete = all(self.is_complete(trial) for trial in self._prepared.trials)
+        incomplete: Ended = "FAILED" if status == "FAILED" else "KILLED"
+        self._tracker.finish(self._parent, "FINISHED" if complete else incomplete)
 
 
 def _resolved(trial: PreparedTrial) -> dict[str, str]:

@@ -12,9 +12,11 @@ from dft_sweeps.orchestration.prepare import PreparedTrial
 class TrialState:
     prepared: PreparedTrial
     trained: bool = False
-    outstanding: set[int] = field(default_factory=set)
-    """Steps whose evaluation was asked for and has not landed."""
+    outstanding: dict[int, str] = field(default_factory=dict)
+    """Steps whose evaluation was asked for and has not landed, with the digests of their weights."""
     evaluated: set[int] = field(default_factory=set)
+    interruption: str = ""
+    """Why its last attempt ended, if that was before its time."""
     error: str | None = None
     ended: bool = False
     last_accuracy: str = ""

@@ -34,15 +34,26 @@ class TrainingEnded:
     error: str | None
 
 
+@dataclass(frozen=True)
+class TrainingInterrupted:
+    """An attempt has failed, and there will be another."""
+
+    training_id: str
+
+
+Change = TrainingEnded | TrainingInterrupted
+
+
 @contextlib.contextmanager
 def training(
     jobs: Sequence[TrialJob],
     mailbox: ray.actor.ActorHandle,
     concurrent: int,
     state_directory: Path,
-    ended: queue.SimpleQueue[TrainingEnded],
+    ended: queue.SimpleQueue[Change],
 ) -> Iterator[None]:
-    """Trains `jobs`, `concurrent` at a time, while the block runs, and puts the end of each into `ended`.
+    """Trains `jobs`, `concurrent` at a time, while the block runs, and puts the end of each, and of attempts
+    that are tried again, into `ended`.
 
     However the block ends, Tune has stopped its trials when this returns.
     """
@@ -66,7 +77,7 @@ def _tuner(
     concurrent: int,
     state_directory: Path,
     stopper: _Stop,
-    ended: queue.SimpleQueue[TrainingEnded],
+    ended: queue.SimpleQueue[Change],
 ) -> tune.Tuner:
     by_id = {job.training_id: job for job in jobs}
     trainable = tune.with_parameters(drive_trial, jobs=by_id, mailbox=mailbox)
@@ -77,6 +88,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex,
             storage_path=str(state_directory),
+            failure_config=tune.FailureConfig(max_failures=jobs[0].execution.max_failures),
             verbose=0,
             stop=stopper,
             callbacks=[_Ends(ended)],
@@ -84,7 +96,7 @@ def _tuner(
     )
 
 
-def _fit(tuner: tune.Tuner, jobs: Sequence[TrialJob], ended: queue.SimpleQueue[TrainingEnded]) -> None:
+def _fit(tuner: tune.Tuner, jobs: Sequence[TrialJob], ended: queue.SimpleQueue[Change]) -> None:
     """Runs Tune. After it, no trial is training, whatever Tune has said of each."""
     error = None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # else it prints the trace of every trial that fails
@@ -116,10 +128,13 @@ class _Stop(_InProcess, tune.Stopper):
 
 
 class _Ends(_InProcess, tune.Callback):
-    """Tells the coordinator when Tune sees a trial end. Called in Tune's thread."""
+    """Tells the coordinator when Tune sees an attempt or a trial end. Called in Tune's thread."""
 
-    def __init__(self, ended: queue.SimpleQueue[TrainingEnded]) -> None:
+    def __init__(self, ended: queue.SimpleQueue[Change]) -> None:
         self._ended = ended
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended.put(TrainingInterrupted(trial.config["training_id"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended.put(TrainingEnded(trial.config["training_id"], None))

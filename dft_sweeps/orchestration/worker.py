@@ -1,4 +1,4 @@
-"""What Ray Train runs on every worker of a trial: train, report, and save what a killed trial goes on from."""
+"""A trial on every one of its workers: train, report, and save what a killed trial goes on from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dft_sweeps.orchestration.agreement import from_rank_0
 from dft_sweeps.orchestration.engines import ADAPTER_DIRECTORY
@@ -15,15 +15,16 @@ from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.provenance import continued, provenance
 from dft_sweeps.orchestration.reporter import Reporter
 from dft_sweeps.orchestration.resume import find_start
-from dft_sweeps.orchestration.shared_reference import shared_reference
+from dft_sweeps.orchestration.shared_reference import UNREADABLE, shared_reference
 from dft_sweeps.orchestration.trial import TrialJob
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.tracking import names
 
 if TYPE_CHECKING:
     import torch
+    from ray.actor import ActorHandle
 
-    from dft_sweeps.data.encode import Sample
+    from dft_sweeps.data.encode import EncodedData, Sample
     from dft_sweeps.data.prompt_templates import Prompts
     from dft_sweeps.training.logprobs import Column
     from dft_sweeps.training.policy import Policy
@@ -31,25 +32,24 @@ if TYPE_CHECKING:
     from dft_sweeps.training.state import TrainState
 
 
-def run_worker(config: dict[str, Any]) -> None:
-    """The training function. All workers of a trial see its storage."""
+def train_trial(job: TrialJob, mailbox: ActorHandle, driver_started_ms: int) -> None:
+    """A worker's part in an attempt at a trial. All workers of a trial see its storage."""
     import torch
     from ray import train as ray_train
 
     from dft_sweeps.training.loop import NonFiniteError
     from dft_sweeps.training.sharding import Ranks
 
-    job: TrialJob = config["job"]
     torch.set_num_threads(job.execution.cpus_per_worker)
     ranks = Ranks.current()
     device = ray_train.torch.get_device() if job.execution.gpus_per_worker else torch.device("cpu")
     files = TrialFiles(Path(job.storage), job.training_id)
-    reporter = Reporter(job.training_id, files, config["mailbox"]) if ranks.rank == 0 else None
+    reporter = Reporter(job.training_id, files, mailbox) if ranks.rank == 0 else None
     with reporter.attempt() if reporter else contextlib.nullcontext():
         step = 0
         if reporter:
             start = find_start(files, job, ranks.world_size)
-            reporter.started(config["driver_started_ms"], start, job.spec.evaluation.histogram)
+            reporter.started(driver_started_ms, start, job.spec.evaluation.histogram)
             step = start.step
         step = from_rank_0(step, ranks, device)
         try:
@@ -57,9 +57,7 @@ def run_worker(config: dict[str, Any]) -> None:
         except NonFiniteError as error:
             if reporter:
                 reporter.non_finite(error.record)
-            ranks.barrier()  # the first worker that fails ends the others
-            reason = f"step {error.record['step']}: loss or gradient is not finite; {files.non_finite} names the batch"
-            raise RuntimeError(reason) from error
+            return
         if reporter:
             reporter.finish()
 
@@ -80,6 +78,8 @@ class _Attempt:
     state: TrainState
     provenance: dict[str, str]
     saved_at: float
+    handing_over_s: float = 0.0
+    """Time in which training stood still for checkpoints."""
 
     @classmethod
     def load(
@@ -94,14 +94,13 @@ class _Attempt:
         """Reads model, data and reference, and the state of `step` unless that is 0."""
         from transformers import AutoTokenizer
 
-        from dft_sweeps.data.encode import EncodedData
         from dft_sweeps.data.prompt_templates import Prompts
         from dft_sweeps.objectives import make_objective
         from dft_sweeps.training.policy import load_policy
         from dft_sweeps.training.state import TrainState, read_header
 
         spec = job.spec
-        data = EncodedData.load(Path(job.data_file))
+        data = _read_data(Path(job.data_file))
         prompts = Prompts(AutoTokenizer.from_pretrained(job.model_directory), job.template)
         policy = ranks.shard(load_policy(Path(job.model_directory), spec.model, spec.train, job.execution, device))
         reference = None
@@ -124,6 +123,7 @@ class _Attempt:
         from dft_sweeps.training.loop import StepDone, train
 
         evaluated = frozenset(self.job.evaluated_steps)
+        began = time.monotonic()
         for event in train(self.state, self.data, evaluated, self.job.execution, self.ranks, self.reference):
             if isinstance(event, StepDone):
                 metrics = event.metrics | self._histogram(event.step)
@@ -135,6 +135,8 @@ class _Attempt:
                 self._checkpoint(event.step)
             if 0 < event.step < self.job.last_step and self._save_is_due():
                 self._save()
+        if self.reporter:
+            self.reporter.handed_over(self.handing_over_s, time.monotonic() - began)
 
     def _histogram(self, step: int) -> dict[str, float]:
         """Empty where none is wanted. Collective."""
@@ -150,14 +152,13 @@ class _Attempt:
 
     def _checkpoint(self, step: int) -> None:
         """Writes and announces the weights of `step`. Collective."""
-        from ray import train as ray_train
-
+        began = time.monotonic()
         checkpoint = _write_checkpoint(self.job, step, self.state.policy, self.data, self.prompts, self.ranks)
         if self.reporter:
             self.reporter.checkpoint(checkpoint)
+        self.handing_over_s += time.monotonic() - began
         if step == 0 and (histogram := self._histogram(0)) and self.reporter:
             self.reporter.step(0, histogram)
-        ray_train.report({"step": step})
 
     def _save_is_due(self) -> bool:
         every = self.job.execution.save_every_s
@@ -171,6 +172,15 @@ class _Attempt:
             self.reporter.flush()
         self.state.save(self.files.resume_directory, self.ranks, self.provenance)
         self.saved_at = time.monotonic()
+
+
+def _read_data(path: Path) -> EncodedData:
+    from dft_sweeps.data.encode import EncodedData
+
+    try:
+        return EncodedData.load(path)
+    except UNREADABLE as error:
+        raise RuntimeError(f"{path} is damaged; remove it, and it is written again ({error})") from error
 
 
 def _write_checkpoint(

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from dft_sweeps.evaluation.paired import Rows, compare_average, holm, max_t
+from dft_sweeps.evaluation.paired import INTERVAL, Rows, compare_average, holm, max_t
 from dft_sweeps.evaluation.paired_seeds import SeedCounts, compare_seeds
 from dft_sweeps.report.sides import Run, Side, choose_samplings, disagreement
 from dft_sweeps.spec.errors import SpecError
@@ -18,7 +18,6 @@ from dft_sweeps.tracking.names import AVERAGE
 from dft_sweeps.tracking.question_results import QuestionResults
 
 Correction = Literal["holm", "max-t"]
-SIGN_FLIP = "sign-flip over questions"
 TWO_LEVELS = "questions and seeds"
 
 _Seeds = tuple[QuestionResults, ...]
@@ -56,9 +55,12 @@ class Difference:
     """95%, for other samples on the same questions; with several seeds on both sides for other seeds too."""
     p_value: float
     p_test: str
-    """What `p_value` is of: `SIGN_FLIP`, or `TWO_LEVELS` (it inverts the interval) with several seeds on both sides."""
+    """What `p_value` is of: `paired.SIGN_FLIP`; `INTERVAL`, where the sides have different numbers of samples of a
+    question, and `TWO_LEVELS`, with several seeds on both sides, which invert the interval for new questions."""
     p_these_seeds: float | None
-    """With several seeds on both sides the sign-flip test on means over them, which knows nothing of other seeds."""
+    """With several seeds on both sides the test over questions on means over them, which knows nothing of others."""
+    p_these_seeds_test: str | None
+    """`SIGN_FLIP` or `INTERVAL`."""
     p_corrected: float
     """`p_value`, corrected for all comparisons made together."""
     correction: Correction
@@ -86,7 +88,8 @@ def compare_all(
     over all of them together.
 
     Raises:
-        SpecError: nothing that both sides of any pair have; a pair sampled differently; max-T of several seeds.
+        SpecError: nothing that both sides of any pair have; a pair sampled differently; max-T of several seeds or of
+            unequal numbers of samples.
     """
     words = _Words()
     found: list[Difference] = []
@@ -118,6 +121,9 @@ def _corrected(
     if any(each.p_test == TWO_LEVELS for each in found):
         raise SpecError("max-t flips the signs of questions, which know nothing of other seeds; choose holm",
                         "--correction")  # fmt: skip
+    if any(each.p_test == INTERVAL for each in found):
+        raise SpecError("max-t flips the signs of questions, which is no test where the sides have different numbers "
+                        "of samples; choose holm", "--correction")  # fmt: skip
     rows = {key: index for index, key in enumerate(dict.fromkeys(key for vector in vectors for key in vector))}
     matrix = np.zeros((len(rows), len(vectors)))
     for column, vector in enumerate(vectors):
@@ -210,11 +216,14 @@ def _difference(
     if two_levels:
         counts = [(_seed_counts(one), _seed_counts(other)) for one, other in tables]
         new, fixed = (compare_seeds(counts, level, kind) for kind in ("new_questions", "fixed_list"))  # type: ignore[arg-type]
-        values = {"seed_spread_a": new.spread_a, "seed_spread_b": new.spread_b, "p_these_seeds": new.p_these_seeds}
+        p_test = TWO_LEVELS
+        values = {"seed_spread_a": new.spread_a, "seed_spread_b": new.spread_b,
+                  "p_these_seeds": new.p_these_seeds, "p_these_seeds_test": new.p_these_seeds_test}  # fmt: skip
     else:
         rows = [(_rows(one), _rows(other)) for one, other in tables]
         new, fixed = (compare_average(rows, level, kind) for kind in ("new_questions", "fixed_list"))  # type: ignore[arg-type]
-        values = dict.fromkeys(("seed_spread_a", "seed_spread_b", "p_these_seeds"))
+        p_test = new.p_test
+        values = dict.fromkeys(("seed_spread_a", "seed_spread_b", "p_these_seeds", "p_these_seeds_test"))
     return Difference(
         a=a.name,
         b=b.name,
@@ -234,7 +243,7 @@ def _difference(
         fixed_low=fixed.low,
         fixed_high=fixed.high,
         p_value=new.p_value,
-        p_test=TWO_LEVELS if two_levels else SIGN_FLIP,
+        p_test=p_test,
         p_corrected=nan,
         correction=correction,
         **values,

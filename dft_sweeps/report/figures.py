@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurves
 from dft_sweeps.report.layout import Page, lay_out
+from dft_sweeps.report.ranges import accuracy_ranges, benchmark_title
 from dft_sweeps.report.style import BASE_LINE, RC, SEED_LINE, Look, Styles
 from dft_sweeps.report.tables import grader_of
-from dft_sweeps.tracking.names import AVERAGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
     """Accuracy in percent against the optimizer step, a panel per benchmark; None if nothing is measured."""
-    limits = _accuracy_limits(curves, sampling)
-    if limits is None:
+    ranges = accuracy_ranges({name: _drawn(curves, (sampling.prefix, name)) for name in curves.benchmarks})
+    if not ranges:
         return None
 
     def draw(ax: Axes, benchmark: str, cells: Sequence[TrialCurves], styles: Styles) -> None:
@@ -32,16 +32,16 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
             for seed in cell.seeds if len(cell.seeds) > 1 else ():
                 _draw_seed(ax, [(point.step, 100 * point.accuracy) for point in seed.accuracy[key]], styles.look(cell))
             _draw_accuracy(ax, points, styles.look(cell))
-        ax.set_ylim(limits)
+        ax.set_ylim(ranges[benchmark])
         _show_steps(ax)
 
     page = Page(
         title=f"{curves.name}: accuracy",
         subtitle="; ".join([f"{sampling.name}: {sampling.label}", *_seeds(curves)]),
-        panels={name: "average of the benchmarks" if name == AVERAGE else name for name in curves.benchmarks},
+        panels={name: benchmark_title(name) for name in ranges},
         x_label="optimizer step",
         y_label="accuracy (%)",
-        share_y="all",
+        share_y="all" if len(set(ranges.values())) == 1 else "none",
         lines="marked",
         base=BASE_LINE,
         notes=[
@@ -98,18 +98,11 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def _accuracy_limits(curves: SweepCurves, sampling: Sampling) -> tuple[float, float] | None:
-    """One range in percent for all panels, so that they compare; None where nothing is measured."""
-    cells, seeds = (
-        [point for each in of for key, curve in each.accuracy.items() if key[0] == sampling.prefix for point in curve]
-        for of in (curves.cells, curves.trials)
-    )
-    ends = [100 * end for point in cells for end in (point.accuracy, point.low, point.high) if end is not None]
-    ends += [100 * point.accuracy for point in seeds]
-    if not ends:
-        return None
-    margin = max(1.0, 0.04 * (max(ends) - min(ends)))
-    return min(ends) - margin, max(ends) + margin
+def _drawn(curves: SweepCurves, key: tuple[str, str]) -> list[Measured]:
+    """Every point of a panel; of single seeds, without their intervals."""
+    points = [point for cell in curves.cells for point in cell.accuracy[key]]
+    seeds = [seed for cell in curves.means for seed in cell.seeds]
+    return points + [Measured(point.step, point.accuracy, None, None) for each in seeds for point in each.accuracy[key]]
 
 
 def _show_steps(ax: Axes) -> None:

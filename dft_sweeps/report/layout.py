@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dft_sweeps.report.curves import SweepCurves, TrialCurves
-from dft_sweeps.report.style import RC, Lines, Styles
+from dft_sweeps.report.style import RC, Lines, Styles, styles_of_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 3.0, 2.5  # inches, labels included
 NOTE_HEIGHT = 0.17
 MAX_COLUMNS = 3
 ROW_LABEL_CHARACTERS = 24  # along a panel's height
-TITLE_CHARACTERS = 32  # along its width
+TITLE_CHARACTERS = 30  # along its width
 
 Draw = Callable[["Axes", str, Sequence[TrialCurves], Styles], None]
 """Draws cells (trials, or means over seeds) into the panel of a key. A panel whose axis it switches off stays blank,
@@ -36,28 +36,34 @@ class Page:
     subtitle: str
     panels: Mapping[str, str]
     """Key to title of each panel of a row."""
-    x_label: str
+    x_label: str | Mapping[str, str]
+    """Of all panels, which then share their x axis, or of each by its key."""
     y_label: str
-    share_y: Literal["all", "col"]
-    """``all`` panels, or those of a ``col``."""
+    share_y: Literal["all", "col", "none"]
+    """``all`` panels, those of a ``col``, or ``none``."""
     lines: Lines
     base: Mapping[str, Any] | None
     """How the base model is drawn, for the legend; None where it is not."""
     notes: Sequence[str]
     panel_width: float = PANEL_WIDTH
     """Inches, labels included."""
+    columns: int | None = None
+    """Panels side by side; by default `MAX_COLUMNS` at most."""
 
 
-def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
+def lay_out(curves: SweepCurves | Mapping[str, SweepCurves], page: Page, draw: Draw) -> Figure:
+    """Args: `curves` is what all panels show, or what each shows by its key."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    styles = Styles(curves)
-    legends = _legends(styles, page)
+    shown = dict.fromkeys(page.panels, curves) if isinstance(curves, SweepCurves) else curves
+    styles = styles_of_all(shown)
+    rows = list(dict.fromkeys(row for each in styles.values() for row in each.rows))
+    legends = _legends(styles.values(), page)
     # One row of panels may wrap, into rows of about a length; several rows are a grid, which may not.
-    wraps = -(-len(page.panels) // MAX_COLUMNS) if len(styles.rows) == 1 else 1
-    wide, tall = -(-len(page.panels) // wraps), wraps * len(styles.rows)
+    wraps = -(-len(page.panels) // (page.columns or MAX_COLUMNS)) if len(rows) == 1 else 1
+    wide, tall = -(-len(page.panels) // wraps), wraps * len(rows)
     longest = max((len(label) for title, lines in legends for label in (title, *lines)), default=0)
     side = 0.8 + 0.085 * longest
     # The subtitle and the bold title need so much; panels take what is over.
@@ -69,8 +75,9 @@ def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
         area = (0.1 / width, bottom / height, 1 - (side + 0.2) / width, 1 - (top + bottom) / height)
         engine = ConstrainedLayoutEngine(rect=area, wspace=0.04, hspace=0.05)
         figure = Figure(figsize=(width, height), layout=engine)
-        axes = figure.subplots(tall, wide, sharex=True, sharey=page.share_y, squeeze=False)
-        _fill(axes, curves, styles, page, draw)
+        share_x = isinstance(page.x_label, str)
+        axes = figure.subplots(tall, wide, sharex=share_x, sharey=page.share_y, squeeze=False)
+        _fill(axes, [(row, key, shown[key], styles[key]) for row in rows for key in page.panels], page, draw)
         left = 0.15 / width
         figure.text(left, 1 - 0.13 / height, page.title, fontsize=13, fontweight="bold", va="top")
         figure.text(left, 1 - 0.41 / height, page.subtitle, fontsize=10.5, color="#333333", va="top")
@@ -79,23 +86,25 @@ def lay_out(curves: SweepCurves, page: Page, draw: Draw) -> Figure:
     return figure
 
 
-def _fill(axes: Any, curves: SweepCurves, styles: Styles, page: Page, draw: Draw) -> None:
+def _fill(axes: Any, panels: Sequence[tuple[str, str, SweepCurves, Styles]], page: Page, draw: Draw) -> None:
+    """Args: `panels` are row, key, what is shown and how, in the order in which they fill `axes`."""
     wide = axes.shape[1]
-    cells = [(row, key) for row in styles.rows for key in page.panels]
-    for index, (row, key) in enumerate(cells):
+    for index, (row, key, curves, styles) in enumerate(panels):
         ax = axes[index // wide, index % wide]
         draw(ax, key, [cell for cell in curves.cells if styles.row_of(cell) == row], styles)
-        if len(styles.rows) == 1 or row == styles.rows[0]:
-            ax.set_title(textwrap.fill(page.panels[key], TITLE_CHARACTERS), loc="left")
+        if len(page.panels) == len(panels) or row == panels[0][0]:
+            characters = int(TITLE_CHARACTERS * page.panel_width / PANEL_WIDTH)
+            ax.set_title(textwrap.fill(page.panels[key], characters), loc="left")
         if index % wide == 0:
             _label_row(ax, row)
-    for unused in axes.flat[len(cells) :]:
+    for unused in axes.flat[len(panels) :]:
         unused.set_axis_off()
-    _label_edges(axes, page)
+    _label_edges(axes, [key for _, key, _, _ in panels], page)
 
 
-def _label_edges(axes: Any, page: Page) -> None:
-    """Labels the columns that hold the first panel of a row, and the rows that hold the last of a column."""
+def _label_edges(axes: Any, keys: Sequence[str], page: Page) -> None:
+    """Labels the columns that hold the first panel of a row, and the rows that hold the last of a column; where
+    panels do not share an axis, all."""
     used = [(row, column) for row, column in itertools.product(*map(range, axes.shape)) if axes[row, column].axison]
     left = {min(column for other, column in used if other == row) for row, _ in used}
     bottom = {max(row for row, other in used if other == column) for _, column in used}
@@ -103,7 +112,9 @@ def _label_edges(axes: Any, page: Page) -> None:
         if column in left:
             axes[row, column].set_ylabel(page.y_label)
             axes[row, column].tick_params(labelleft=True)
-        if row in bottom:
+        if not isinstance(page.x_label, str):
+            axes[row, column].set_xlabel(page.x_label[keys[row * axes.shape[1] + column]])
+        elif row in bottom:
             axes[row, column].set_xlabel(page.x_label)
             axes[row, column].tick_params(labelbottom=True)
 
@@ -123,13 +134,16 @@ def _label_row(ax: Axes, row: str) -> None:
     )
 
 
-def _legends(styles: Styles, page: Page) -> list[tuple[str, dict[str, Line2D]]]:
+def _legends(styles: Iterable[Styles], page: Page) -> list[tuple[str, dict[str, Line2D]]]:
+    """Every axis once."""
     from matplotlib.lines import Line2D
 
-    found = styles.legends(page.lines)
+    found: dict[str, dict[str, Line2D]] = {}
+    for title, lines in (legend for each in styles for legend in each.legends(page.lines)):
+        found.setdefault(title, {}).update(lines)
     if page.base is not None:
-        found.append(("reference", {"base model": Line2D([], [], **page.base)}))
-    return found
+        found["reference"] = {"base model": Line2D([], [], **page.base)}
+    return list(found.items())
 
 
 def _draw_legends(figure: Figure, legends: Sequence[tuple[str, dict[str, Line2D]]], left: float, top: float) -> None:

@@ -120,6 +120,7 @@ def describe(settings: Mapping[str, Any]) -> str:
     parts += [f"until within {adaptive['half_width']:g} points"] if adaptive else []
     parts += [f"top-p {settings['top_p']:g}"] if settings["top_p"] < 1 else []
     parts += [f"{settings['max_new_tokens']} new tokens"] if settings["max_new_tokens"] != 4096 else []
+    parts += [f"in {settings['dtype']}"] if settings.get("dtype") else []
     parts += [f"seed {settings['seed']}"] if settings["seed"] else []
     return ", ".join(parts)
 

@@ -1,6 +1,7 @@
 """Checkpoints compared from what storage holds of them, found by the digest of their weights.
 
-Only reads: an entry that is damaged raises with its path, and nothing is left out for it.
+Only reads: a damaged entry of a checkpoint that is asked for raises with its path. One that is not known to be of it
+is left out, and said.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dft_sweeps.evaluation import tables
+from dft_sweeps.evaluation.results import stored_sampling
 from dft_sweeps.evaluation.store import CorruptEntry
 from dft_sweeps.report.sides import Run, Side, describe
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.identity import evaluation_id
-from dft_sweeps.spec.models import ModelSpec, SamplingSpec
+from dft_sweeps.spec.models import ModelSpec
 from dft_sweeps.tracking.question_results import QuestionResults
 from dft_sweeps.training.model_files import resolve_model, weights_digest
 
@@ -51,30 +53,36 @@ def checkpoint_side(storage: Path, name: str, directory: Path, paper: bool) -> S
     """
     model = _find_model(name, directory)
     digest = weights_digest(model)
-    found = [each for each in stored_results(storage, digest) if each.grader.startswith("paper/") == paper]
+    notes: list[str] = []
+    stored = stored_results(storage, digest, notes.append)
+    found = [each for each in stored if each.grader.startswith("paper/") == paper]
     if not found:
         grader = " by the grader paper" if paper else ""
         raise SpecError(
             f"nothing is stored{grader} in {storage} of {name} (weights {digest[:12]}); first run\n"
             f"  dft-sweeps evaluate {name} --benchmarks NAME,... --storage {storage}"
+            + "".join(f"\n{note}" for note in notes)
         )
     samplings: dict[str, list[QuestionResults]] = defaultdict(list)
     for each in found:
         samplings[each.sampling].append(each)
     runs: dict[str, tuple[Run, ...]] = {sampling: (tuple(each),) for sampling, each in samplings.items()}
-    return Side(name, None, runs, named=False)
+    return Side(name, None, runs, named=False, notes=tuple(notes))
 
 
-def stored_results(storage: Path, digest: str) -> list[QuestionResults]:
+def stored_results(storage: Path, digest: str, left_out: Callable[[str], None]) -> list[QuestionResults]:
     """Every stored grading of the weights of this digest, in the order of samplings, benchmarks and graders.
 
     Their samplings are described (`sides.describe`), and with the template's digest where there are several templates.
     Of gradings that differ in the context alone, the one of the longest keeps the plain description.
 
+    Args:
+        left_out: told of every damaged description that may be of other weights, as they cannot be read from it.
+
     Raises:
         CorruptEntry: a grading of these weights is damaged.
     """
-    entries = [(path, about) for path, about in _gradings(storage) if about["identity"]["weights_digest"] == digest]
+    entries = list(_gradings(storage, digest, left_out))
     templates = {about["identity"]["template_digest"] for _, about in entries}
     found = [_question_results(path, about, len(templates) > 1) for path, about in entries]
     found = _told_apart(sorted(found, key=_context, reverse=True))
@@ -118,23 +126,28 @@ def _find_model(name: str, directory: Path) -> Path:
     return Path(fetched)
 
 
-def _gradings(storage: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every grading in a storage directory: its directory and its description."""
+def _gradings(storage: Path, digest: str, left_out: Callable[[str], None]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every grading of these weights in a storage directory: its directory and its description."""
+    named = {"weights_digest", "benchmark", "benchmark_digest", "template_digest", "sampling", "grader"}
     for path in sorted((storage / "grades").glob("g-*/result.json")):
         try:
             about: Any = json.loads(path.read_text(encoding="utf-8"))
             identity = about["identity"]
-            named = {"weights_digest", "benchmark", "benchmark_digest", "template_digest", "sampling", "grader"}
-            if not named <= identity.keys():
-                raise ValueError(f"its identity lacks {', '.join(sorted(named - identity.keys()))}")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CorruptEntry(path, f"not a whole description ({error})") from error
+            weights = identity["weights_digest"]
+        except (ValueError, TypeError, KeyError) as error:
+            left_out(f"{path} is damaged and left out; whose weights it is of cannot be read: {error}")
+            continue
+        if weights != digest:
+            continue
+        if not named <= identity.keys():
+            lacking = ", ".join(sorted(named - identity.keys()))
+            raise CorruptEntry(path, f"not a whole description (its identity lacks {lacking})")
         yield path.parent, about
 
 
 def _question_results(directory: Path, about: dict[str, Any], tell_template: bool) -> QuestionResults:
     identity = about["identity"]
-    sampling = SamplingSpec.model_validate(identity["sampling"])
+    sampling = stored_sampling(identity["sampling"])
     settings = sampling.model_dump(mode="json")
     template = f", template {identity['template_digest'][:8]}" if tell_template else ""
     right = _right(directory / "verdicts.parquet", about)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from dft_sweeps.report.curves import SweepCurves, TrialCurves, axis_title
@@ -99,6 +99,16 @@ class Styles:
         order = {values: index for index, values in enumerate(grid)}
         cells = sorted(curves.cells, key=lambda cell: order[tuple(cell.values[axis] for axis in self._row_axes)])
         return list(dict.fromkeys(map(self.row_of, cells)))
+
+
+def styles_of_all(shown: Mapping[str, SweepCurves]) -> dict[str, Styles]:
+    """The styles of several panels' curves: where the axes are the same, so are the looks of their values."""
+    pooled: dict[tuple[str, ...], list[TrialCurves]] = {}
+    for curves in {id(each): each for each in shown.values()}.values():
+        pooled.setdefault(curves.axes, []).extend(curves.cells)
+    styles = {axes: Styles(replace(curves, trials=tuple(pooled[axes]), means=()))
+              for axes, curves in {each.axes: each for each in shown.values()}.items()}  # fmt: skip
+    return {key: styles[curves.axes] for key, curves in shown.items()}
 
 
 def _colours(levels: Sequence[str]) -> dict[str, str]:

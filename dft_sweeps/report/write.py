@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dft_sweeps.report import figures, probabilities, tables
+from dft_sweeps.report.ablation import ablation_figures
 from dft_sweeps.report.best import sentences
 from dft_sweeps.report.curves import SweepCurves
+from dft_sweeps.spec.errors import SpecError
 
 
 def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -> list[Path]:
@@ -28,9 +30,26 @@ def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -
         (folder / "probabilities.csv").write_text(probabilities.csv_text(curves), encoding="utf-8")
         written.append(folder / "probabilities.csv")
     drawn = {f"accuracy_{sampling.name}": figures.accuracy_figure(curves, sampling) for sampling in curves.samplings}
+    drawn |= ablation_figures([curves])
     drawn["training"] = figures.training_figure(curves)
     drawn["probabilities"] = probabilities.probability_figure(curves)
     for name, figure in drawn.items():
         if figure is not None:
             written += figures.save(figure, folder / name)
     return written
+
+
+def write_together(sweeps: Sequence[SweepCurves], folder: Path) -> list[Path]:
+    """What several sweeps of equal measures show together: accuracy against learning rate and batch size.
+
+    Raises:
+        SpecError: nothing of the kind is measured in any of them.
+        OSError: the folder cannot be written.
+    """
+    drawn = ablation_figures(sweeps)
+    if not any(drawn.values()):
+        raise SpecError(
+            "these sweeps show nothing together: that takes finished trials of several learning rates or batch sizes"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return [path for name, figure in drawn.items() if figure for path in figures.save(figure, folder / name)]

@@ -2,7 +2,7 @@
 
 Every model is frozen and refuses unknown fields. Fields of `model`, `data` and `train` decide the mathematics of a
 trial and enter its `training_id`; `evaluation` decides what is measured; `execution` and `pool` decide only where and
-how fast it runs (`dft_sweeps.spec.identity`).
+how fast it runs, `cost` and `budget` what it may cost (`dft_sweeps.spec.identity`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from dft_sweeps.spec.cost_models import BudgetSpec, CostSpec
 from dft_sweeps.spec.data_models import (
     ArithmeticSource,
     DataSpec,
@@ -56,6 +57,8 @@ __all__ = [
     "ArithmeticSource",
     "AsftObjective",
     "BenchmarkSpec",
+    "BudgetSpec",
+    "CostSpec",
     "DataSpec",
     "DftObjective",
     "EaftObjective",
@@ -126,6 +129,8 @@ class ExecutionSpec(SpecModel):
     """Seconds between the states a killed trial goes on from; 0: after every step."""
     max_concurrent_trials: int | None = Field(default=None, ge=1)
     """Trials at a time; as many as the cluster holds by default."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often a trial is taken up again, from its last saved state, after a process or node of it died."""
 
     @model_validator(mode="after")
     def _attends_where_it_can(self) -> ExecutionSpec:
@@ -197,3 +202,11 @@ class SweepSpec(SpecModel):
     variants: tuple[VariantSpec, ...] = ()
     execution: ExecutionSpec = ExecutionSpec()
     pool: PoolSpec = PoolSpec()
+    cost: CostSpec = CostSpec()
+    budget: BudgetSpec | None = None
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> SweepSpec:
+        if self.budget and self.budget.money is not None and self.cost.price_per_gpu_hour is None:
+            raise ValueError("budget.money needs cost.price_per_gpu_hour")
+        return self

@@ -9,9 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dft_sweeps.spec.costs import Costs
 from dft_sweeps.spec.expand import Trial
+from dft_sweeps.spec.makespan import TrialTimes
 from dft_sweeps.spec.models import ExecutionSpec, PoolSpec
+from dft_sweeps.spec.placement import ClusterFacts, Resources, placement
 from dft_sweeps.spec.presets import Preset
+from dft_sweeps.spec.reckoning import Generated, Hours, Reckoner
+
+__all__ = ["Cell", "ClusterFacts", "Plan", "Resources", "Total", "TrialFacts", "make_plan", "placement"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,8 @@ class TrialFacts:
     overlong: int
     """Samples longer than `data.max_length`: left out, or cut off there."""
     tokens_per_sample: float
-    questions: int
-    """Questions of all benchmarks together."""
+    questions: Mapping[str, int]
+    """Questions of each benchmark."""
     dropped: int = 0
     """Overlong samples that were left out."""
     instruction: str = ""
@@ -40,19 +46,14 @@ class TrialFacts:
 
 
 @dataclass(frozen=True)
-class ClusterFacts:
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True)
 class Cell:
-    """One trial of the plan."""
+    """One trial of the plan. What it costs is what it would cost from its start, whether or not it is done."""
 
     training_id: str
     name: str
     axes: dict[str, Any]
     batch_size: int
+    """Samples of an optimizer step, over all workers and micro-batches."""
     steps: int
     tokens: int
     """Tokens it trains on."""
@@ -64,7 +65,28 @@ class Cell:
     completions: int
     """Completions generated to evaluate it, at most; step 0 is shared by all trials and counted once, in the plan's
     total."""
+    evaluation_tokens: int
+    """Tokens of these completions, as expected (`Costs.length`)."""
+    times: TrialTimes
+    hours: Hours
+    """Of its workers while it holds them, and of an engine while it evaluates its checkpoints."""
     done: bool
+
+
+@dataclass(frozen=True)
+class Total:
+    """What is left to do of a sweep, in all."""
+
+    trials: int
+    tokens: int
+    completions: int
+    evaluation_tokens: int
+    hours: Hours
+    """With engines that wait for checkpoints; where the sweep cannot be placed, without."""
+    seconds: float | None
+    """Wall time, from the command to the last point; None where a speed is not known or it cannot be placed."""
+    money: float | None
+    """None without a price."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +98,10 @@ class Plan:
     """Which resource the cluster lacks; empty when the sweep fits."""
     base_completions: int
     """Completions generated to evaluate the base model, once for the sweep."""
+    total: Total
+    costs: Costs
+    lengths: tuple[str, ...]
+    """Where the lengths of completions are known from (`Costs.length`)."""
 
     @property
     def to_run(self) -> tuple[Cell, ...]:
@@ -89,59 +115,64 @@ def make_plan(
     execution: ExecutionSpec,
     pool: PoolSpec,
     cluster: ClusterFacts,
+    costs: Costs,
 ) -> Plan:
     """Args: `facts` by trial name; `done` holds the training ids that are finished; `cluster` is all it ever has."""
-    cells = tuple(_cell(trial, facts[trial.name], done) for trial in trials)
+    reckoner = Reckoner(execution, pool, costs)
+    cells = tuple(_cell(trial, facts[trial.name], reckoner, facts[trial.name].training_id in done) for trial in trials)
     concurrent, missing = placement(execution, pool, cluster)
-    base = max(_completions(trial, facts[trial.name], 0) for trial in trials)
-    return Plan(cells, min(concurrent, len(trials)), missing, base)
+    concurrent = min(concurrent, len(trials))
+    base = [reckoner.generated(trial.spec.evaluation, facts[trial.name], 0) for trial in trials]
+    shared = Generated(max(each.completions for each in base), max(each.tokens for each in base))
+    asked = {
+        reckoner.costs.length(name, sampling.max_new_tokens)[1]
+        for name in facts[trials[0].name].questions
+        for sampling in trials[0].spec.evaluation.samplings.values()
+    }
+    total = _total([cell for cell in cells if not cell.done], shared, concurrent, reckoner)
+    return Plan(cells, concurrent, missing, shared.completions, total, costs, tuple(sorted(asked)))
 
 
-def _completions(trial: Trial, facts: TrialFacts, step: int) -> int:
-    """Completions of the weights of a step; the most, where sampling is adaptive."""
-    evaluation = trial.spec.evaluation
-    samples = (evaluation.sampling_at(name, step, facts.steps).samples for name in evaluation.samplings)
-    return facts.questions * sum(samples)
-
-
-def _cell(trial: Trial, facts: TrialFacts, done: frozenset[str]) -> Cell:
+def _cell(trial: Trial, facts: TrialFacts, reckoner: Reckoner, done: bool) -> Cell:
     train = trial.spec.train
-    samples = facts.steps * train.batch_size
     evaluated = trial.spec.evaluation.due(facts.steps)
+    by_step = {step: reckoner.generated(trial.spec.evaluation, facts, step) for step in evaluated if step}
+    tokens = round(facts.steps * train.batch_size * facts.tokens_per_sample)
+    times = reckoner.times(trial.name, tokens, {step / facts.steps: each.tokens for step, each in by_step.items()})
     return Cell(
         training_id=facts.training_id,
         name=trial.name,
         axes=trial.axes,
         batch_size=train.batch_size,
         steps=facts.steps,
-        tokens=round(samples * facts.tokens_per_sample),
-        epochs=samples / facts.samples,
+        tokens=tokens,
+        epochs=facts.steps * train.batch_size / facts.samples,
         overlong=facts.overlong,
         dropped=facts.dropped,
         preset=trial.preset,
         evaluated_steps=evaluated,
-        completions=sum(_completions(trial, facts, step) for step in evaluated if step),
-        done=facts.training_id in done,
+        completions=sum(each.completions for each in by_step.values()),
+        evaluation_tokens=round(sum(each.tokens for each in by_step.values())),
+        times=times,
+        hours=reckoner.hours(times),
+        done=done,
     )
 
 
-def placement(execution: ExecutionSpec, pool: PoolSpec, cluster: ClusterFacts) -> tuple[int, str]:
-    """How many trials run at a time beside the engines, and what is missing if that is none.
-
-    Engines come first: a checkpoint that waits for an engine holds its trial's curve back for ever.
-    """
-    counts = []
-    for kind, has, per_engine, per_worker in (
-        ("CPU", cluster.cpus, pool.cpus_per_engine, execution.cpus_per_worker),
-        ("GPU", cluster.gpus, pool.gpus_per_engine, execution.gpus_per_worker),
-    ):
-        engines, trial = pool.replicas * per_engine, execution.workers * per_worker
-        if engines + trial > has:
-            return 0, (
-                f"too few {kind}s: the cluster has {has:g}, and {engines + trial} are needed "
-                f"(engines: {pool.replicas} x {per_engine}; workers of one trial: {execution.workers} x {per_worker})"
-            )
-        if trial:
-            counts.append(int((has - engines) // trial))
-    limit = execution.max_concurrent_trials
-    return min([*counts, *([limit] if limit else [])]), ""
+def _total(todo: Sequence[Cell], base: Generated, concurrent: int, reckoner: Reckoner) -> Total:
+    """Of the trials that are not done. The base model's evaluation comes with the first of them."""
+    if not todo:
+        return Total(0, 0, 0, 0, Hours(0.0, 0.0), 0.0, reckoner.money(0.0))
+    times = [cell.times for cell in todo]
+    times[0] = reckoner.with_base(times[0], base)
+    seconds = reckoner.seconds(times, concurrent)
+    hours = reckoner.total_hours(times, seconds, concurrent)
+    return Total(
+        trials=len(todo),
+        tokens=sum(cell.tokens for cell in todo),
+        completions=base.completions + sum(cell.completions for cell in todo),
+        evaluation_tokens=round(base.tokens) + sum(cell.evaluation_tokens for cell in todo),
+        hours=hours,
+        seconds=seconds,
+        money=reckoner.money(hours.gpus),
+    )

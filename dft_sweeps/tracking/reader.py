@@ -1,11 +1,15 @@
-"""Reads sweeps, trials and their measurements back, from MLflow alone. Keeps no state and changes nothing."""
+"""Reads sweeps, trials and their measurements back, from MLflow alone. Keeps no state and changes nothing.
+
+A sweep's own run says which of its trials are finished (`names.TRIAL_TAG`), so that listing sweeps reads no run of a
+trial. The runs of sweeps recorded before that was so lack it; theirs are looked up."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking import names, question_results
+from dft_sweeps.tracking.links import Reused
 from dft_sweeps.tracking.question_results import QuestionResults
+from dft_sweeps.tracking.search import SWEEPS, finished_runs, search_runs, sweep_experiments, trial_runs
 from dft_sweeps.tracking.store import TrackingUnavailable, connect, outage_as_error
 from dft_sweeps.tracking.writer import LARGEST
 
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
 
 WAITING = "WAITING"
 """Status of a trial that no run was opened for yet."""
+_ID = f"tags.`{names.SWEEP_ID_TAG}`"
+_WANTED = re.compile(r"[\w.-]+")
+"""What ids and names are made of; anything else is none, and could not stand in a filter."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class TrialRow:
     params: dict[str, str]
     metrics: dict[str, float]
     """Every metric at its highest step."""
+    steps: dict[str, int]
+    """The highest step of every metric."""
     resumed_at: int | None
     """The step this run went on from, of an attempt before it; None when it began at step 0."""
     mixed_provenance: str | None
@@ -79,8 +90,16 @@ class Reader:
     @outage_as_error
     def sweeps(self) -> list[SweepRow]:
         """All sweeps, newest first."""
-        runs = self._runs()
-        return [self._sweep_row(run, runs) for run in runs if _is_sweep(run)]
+        experiments = sweep_experiments(self._client)
+        return self._rows(search_runs(self._client, experiments, SWEEPS), experiments)
+
+    @outage_as_error
+    def newest_sweeps(self, limit: int) -> tuple[list[SweepRow], bool]:
+        """The newest sweeps, newest first, at most `limit` of them; and whether there are older ones. How many that is,
+        MLflow does not say without sending them."""
+        experiments = sweep_experiments(self._client)
+        found = search_runs(self._client, experiments, SWEEPS, limit + 1)
+        return self._rows(found[:limit], experiments), len(found) > limit
 
     @outage_as_error
     def find_sweep(self, wanted: str) -> SweepRow:
@@ -89,20 +108,21 @@ class Reader:
         Raises:
             SpecError: there is none, or the beginning fits several; lists the candidates.
         """
-        runs = self._runs()
-        parents = [run for run in runs if _is_sweep(run)]
-        experiments = self._experiments()
+        experiments = sweep_experiments(self._client)
+        if _WANTED.fullmatch(wanted):
+            own = [id_ for id_, name in experiments.items() if name == wanted]
+            exact = search_runs(self._client, experiments, f"{SWEEPS} and {_ID} = '{wanted}'", limit=1)
+            if chosen := exact or search_runs(self._client, own, SWEEPS, limit=1):
+                return self._rows(chosen, experiments)[0]
+        parents = search_runs(self._client, experiments, SWEEPS)
         by_id = {run.data.tags[names.SWEEP_ID_TAG]: run for run in reversed(parents)}
         by_name = {experiments[run.info.experiment_id]: run for run in reversed(parents)}
-        chosen = by_id.get(wanted) or by_name.get(wanted)
-        if chosen is None:
-            starting = {id_: run for id_, run in by_id.items() if id_.startswith(wanted)} or {
-                name: run for name, run in by_name.items() if name.startswith(wanted)
-            }
-            if len(starting) != 1:
-                raise SpecError(_no_such_sweep(wanted, starting or by_id, experiments))
-            (chosen,) = starting.values()
-        return self._sweep_row(chosen, runs)
+        starting = {id_: run for id_, run in by_id.items() if id_.startswith(wanted)} or {
+            name: run for name, run in by_name.items() if name.startswith(wanted)
+        }
+        if len(starting) != 1:
+            raise SpecError(_no_such_sweep(wanted, starting or by_id, experiments))
+        return self._rows(list(starting.values()), experiments)[0]
 
     @outage_as_error
     def trials(self, sweep: SweepRow) -> list[TrialRow]:
@@ -110,24 +130,14 @@ class Reader:
 
         A finished run is best; then one of this sweep, then a running one, then the newest.
         """
-        best = _best(self._runs(), sweep.measures, sweep.run_id)
-        rows = []
-        for listed in self._listed(sweep.run_id):
-            run = best.get(listed["training_id"])
-            rows.append(
-                TrialRow(
-                    training_id=listed["training_id"],
-                    name=listed["name"],
-                    axes=listed["axes"],
-                    status=run.info.status if run else WAITING,
-                    run_id=run.info.run_id if run else None,
-                    params=dict(run.data.params) if run else {},
-                    metrics={key: _measured(value) for key, value in run.data.metrics.items()} if run else {},
-                    resumed_at=_resumed_at(run) if run else None,
-                    mixed_provenance=run.data.tags.get(names.MIXED_PROVENANCE_TAG) if run else None,
-                )
-            )
-        return rows
+        listed = self._listed(sweep.run_id)
+        own = search_runs(self._client, [sweep.experiment_id], f"tags.`{names.PARENT_TAG}` = '{sweep.run_id}'")
+        own = [run for run in own if run.data.tags.get(names.MEASURES_TAG) == sweep.measures]
+        best = _best(own, sweep.run_id)
+        rest = [each["training_id"] for each in listed if not _is_finished(best.get(each["training_id"]))]
+        if rest:
+            best |= _best(trial_runs(self._client, sweep_experiments(self._client), rest, sweep.measures), sweep.run_id)
+        return [_trial_row(each, best.get(each["training_id"])) for each in listed]
 
     @outage_as_error
     def curve(self, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -150,46 +160,58 @@ class Reader:
     @outage_as_error
     def finished_trials(self, training_ids: Iterable[str], measures: str) -> dict[str, str]:
         """Which of these trials are finished, in any sweep of equal measures: training id to run id."""
-        best = _best(self._runs(), measures)
-        wanted = {id_: best[id_] for id_ in training_ids if id_ in best}
-        return {id_: run.info.run_id for id_, run in wanted.items() if run.info.status == "FINISHED"}
+        return finished_runs(self._client, sweep_experiments(self._client), training_ids, measures)
+
+    @outage_as_error
+    def finished_elsewhere(self, finished: Mapping[str, str], measures: str, parent: str) -> list[Reused]:
+        """Of these finished runs, by training id, those of other sweeps than the one whose own run is `parent`, where
+        that has no finished run of the trial itself."""
+        if not finished:
+            return []
+        experiments = sweep_experiments(self._client)
+        done = f"attributes.status = 'FINISHED' and tags.`{names.MEASURES_TAG}` = '{measures}' and "
+        own = search_runs(self._client, experiments, f"{done} tags.`{names.PARENT_TAG}` = '{parent}'")
+        left = finished.keys() - {run.data.tags[names.TRAINING_ID_TAG] for run in own}
+        listed = ", ".join(f"'{finished[training_id]}'" for training_id in sorted(left))
+        found = search_runs(self._client, experiments, f"{done} attributes.run_id IN ({listed})") if left else []
+        runs = {run.data.tags[names.TRAINING_ID_TAG]: run for run in found}
+        return [
+            Reused(
+                training_id,
+                runs[training_id].info.run_id,
+                runs[training_id].info.run_name,
+                runs[training_id].data.tags[names.SWEEP_ID_TAG],
+                runs[training_id].info.experiment_id,
+            )
+            for training_id in finished
+            if training_id in runs
+        ]
 
     @outage_as_error
     def spec_text(self, sweep: SweepRow) -> str:
         """The resolved spec, as YAML."""
         return self._artifact(sweep.run_id, names.SPEC_ARTIFACT)
 
-    def _experiments(self) -> dict[str, str]:
-        found = self._client.search_experiments(filter_string=f"tags.`{names.EXPERIMENT_TAG}` = '1'")
-        return {experiment.experiment_id: experiment.name for experiment in found}
+    def _rows(self, runs: Iterable[Run], experiments: Mapping[str, str]) -> list[SweepRow]:
+        return [self._sweep_row(run, experiments) for run in runs]
 
-    def _runs(self) -> list[Run]:
-        """Every sweep and trial, newest first."""
-        experiments = list(self._experiments())
-        runs: list[Run] = []
-        token = None
-        while experiments:
-            page = self._client.search_runs(experiments, max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                break
-        return runs
-
-    def _sweep_row(self, run: Run, runs: Sequence[Run]) -> SweepRow:
-        measures = run.data.tags[names.MEASURES_TAG]
-        best = _best(runs, measures)
-        listed = [trial["training_id"] for trial in self._listed(run.info.run_id)]
+    def _sweep_row(self, run: Run, experiments: Mapping[str, str]) -> SweepRow:
+        tags = run.data.tags
+        states = [value for key, value in tags.items() if key.startswith(names.TRIAL_TAG)]
+        trials, finished = len(states), len(states) - states.count(names.UNFINISHED)
+        if not states:
+            ids = [trial["training_id"] for trial in self._listed(run.info.run_id)]
+            trials, finished = len(ids), len(finished_runs(self._client, experiments, ids, tags[names.MEASURES_TAG]))
         return SweepRow(
-            sweep_id=run.data.tags[names.SWEEP_ID_TAG],
-            name=self._client.get_experiment(run.info.experiment_id).name,
+            sweep_id=tags[names.SWEEP_ID_TAG],
+            name=experiments[run.info.experiment_id],
             status=run.info.status,
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-            trials=len(listed),
-            finished=sum(id_ in best and best[id_].info.status == "FINISHED" for id_ in listed),
+            trials=trials,
+            finished=finished,
             run_id=run.info.run_id,
             experiment_id=run.info.experiment_id,
-            measures=measures,
+            measures=tags[names.MEASURES_TAG],
         )
 
     def _listed(self, run_id: str) -> list[dict[str, Any]]:
@@ -204,25 +226,35 @@ class Reader:
             raise TrackingUnavailable(f"artifact {path} of run {run_id} cannot be read: {error}") from error
 
 
-def _is_sweep(run: Run) -> bool:
-    tags = run.data.tags
-    return {names.SWEEP_ID_TAG, names.MEASURES_TAG} <= tags.keys() and names.PARENT_TAG not in tags
+def _is_finished(run: Run | None) -> bool:
+    return run is not None and run.info.status == "FINISHED"
 
 
-def _best(runs: Iterable[Run], measures: str, parent: str | None = None) -> dict[str, Run]:
-    """Training id to its best run of these measures; the order is told at `Reader.trials`."""
+def _best(runs: Iterable[Run], parent: str) -> dict[str, Run]:
+    """Training id to its best run; the order is told at `Reader.trials`."""
 
     def rank(run: Run) -> tuple[bool, bool, bool, int]:
-        status = run.info.status
         own = run.data.tags.get(names.PARENT_TAG) == parent
-        return status == "FINISHED", own, status == "RUNNING", run.info.start_time
+        return _is_finished(run), own, run.info.status == "RUNNING", run.info.start_time
 
-    trials = [
-        run
-        for run in runs
-        if names.TRAINING_ID_TAG in run.data.tags and run.data.tags.get(names.MEASURES_TAG) == measures
-    ]
-    return {run.data.tags[names.TRAINING_ID_TAG]: run for run in sorted(trials, key=rank)}
+    return {run.data.tags[names.TRAINING_ID_TAG]: run for run in sorted(runs, key=rank)}
+
+
+def _trial_row(listed: Mapping[str, Any], run: Run | None) -> TrialRow:
+    # MLflow's own mapping of metrics lacks their steps.
+    last = run.data.to_proto().metrics if run else ()
+    return TrialRow(
+        training_id=listed["training_id"],
+        name=listed["name"],
+        axes=listed["axes"],
+        status=run.info.status if run else WAITING,
+        run_id=run.info.run_id if run else None,
+        params=dict(run.data.params) if run else {},
+        metrics={metric.key: _measured(metric.value) for metric in last},
+        steps={metric.key: metric.step for metric in last},
+        resumed_at=_resumed_at(run) if run else None,
+        mixed_provenance=run.data.tags.get(names.MIXED_PROVENANCE_TAG) if run else None,
+    )
 
 
 def _no_such_sweep(wanted: str, candidates: Mapping[str, Run], experiments: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """The connection to MLflow: opened quietly, created on first use, and refused quickly where nothing answers.
 
 A backend that does not answer raises `TrackingUnavailable`; nothing is cached or retried here beyond what
-MLflow's own client does.
+MLflow's own client does. No message holds a password.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import fcntl
 import functools
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+from dft_sweeps.spec.errors import SpecError
+
 if TYPE_CHECKING:
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
 P = ParamSpec("P")
@@ -25,7 +29,11 @@ T = TypeVar("T")
 
 PROBE_SECONDS = 5
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_FIRST_CONTACT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_PASSWORDS = (
+    (re.compile(r"(://[^/\s:@]*):[^/\s]*@"), r"\1:***@"),
+    (re.compile(r"((?:password|passwd|pwd|token|secret)=)[^&\s'\"]+", re.IGNORECASE), r"\1***"),
+)
 
 
 class TrackingUnavailable(RuntimeError):
@@ -41,16 +49,19 @@ def connect(tracking_uri: str, create: bool) -> MlflowClient:
 
     Raises:
         TrackingUnavailable: nothing answers, or it answers with a refusal. Comes within about 20 s; for the
-            calls after this one MLflow's own limits hold, minutes of retries.
+            calls after this one the limits of `outage_as_error` hold.
         FileNotFoundError: the SQLite database is absent and `create` is False.
+        SpecError: `tracking_uri` cannot be read.
     """
     # Usage reports to a third party are not this package's to send.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # At the end of every run it would print the server's address, password included.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     file = sqlite_file(tracking_uri)
-    if file and not create and not file.exists():
+    if not create and is_absent(tracking_uri):
         raise FileNotFoundError(file)
-    with _only_one(file), _impatient():
+    with _only_one(file), patience(retries=1, timeout_s=10):
         _probe_database(tracking_uri)
         return _open(tracking_uri)
 
@@ -60,44 +71,64 @@ def _open(tracking_uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It logs the traceback of every failed statement, and raises it, too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         client = MlflowClient(tracking_uri)
         client.search_experiments(max_results=1)
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise TrackingUnavailable(f"no MLflow tracking at {masked(tracking_uri)}: {error}") from error
+        raise TrackingUnavailable(masked(f"no MLflow tracking at {tracking_uri}: {error}")) from error
     return client
 
 
 def outage_as_error(method: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: MLflow's errors that mean "no answer" become `TrackingUnavailable`; others pass."""
+    """Decorator: errors that mean "no answer" become `TrackingUnavailable`; others pass. A server is asked up to three
+    times, and each time given 30 s."""
 
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
 
         try:
-            return method(*args, **kwargs)
-        except MlflowException as error:
-            # MLflow gives a dead server no type of its own; its REST client starts every such message alike.
-            if error.error_code == "TEMPORARILY_UNAVAILABLE" or str(error).startswith("API request to"):
-                raise TrackingUnavailable(f"MLflow does not answer: {error}") from error
+            with patience(retries=2, timeout_s=30):
+                return method(*args, **kwargs)
+        except (MlflowException, RequestException) as error:
+            if isinstance(error, RequestException) or _is_outage(error):
+                raise TrackingUnavailable(masked(f"MLflow does not answer: {error}")) from error
             raise
 
     return call
 
 
-def masked(tracking_uri: str) -> str:
-    """The URI as it may be printed: without its password."""
-    password = urlsplit(tracking_uri).password
-    return tracking_uri.replace(f":{password}@", ":***@") if password else tracking_uri
+def _is_outage(error: MlflowException) -> bool:
+    """MLflow gives a dead server no type of its own; its REST client starts every such message alike. A database that
+    goes away while it is asked is one of several errors of SQLAlchemy, which MLflow wraps."""
+    import sqlalchemy
+
+    cause = error.__cause__
+    lost = isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
+    return lost or error.error_code == "TEMPORARILY_UNAVAILABLE" or str(error).startswith("API request to")
+
+
+def masked(text: str) -> str:
+    """A URI, or a text with some in it, as it may be printed: without passwords."""
+    for pattern, shown in _PASSWORDS:
+        text = pattern.sub(shown, text)
+    return text
 
 
 def sqlite_file(tracking_uri: str) -> Path | None:
     """The database file of a ``sqlite:///`` URI; None for any other backend."""
     prefix = "sqlite:///"
     return Path(tracking_uri.removeprefix(prefix)) if tracking_uri.startswith(prefix) else None
+
+
+def is_absent(tracking_uri: str) -> bool:
+    """Whether this is a SQLite database that is not there yet."""
+    file = sqlite_file(tracking_uri)
+    return file is not None and not file.exists()
 
 
 @contextlib.contextmanager
@@ -117,24 +148,43 @@ def _only_one(file: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """Few HTTP retries, where the user has not set their number: by default MLflow tries for minutes."""
-    ours = {name: value for name, value in _FIRST_CONTACT.items() if name not in os.environ}
+def patience(retries: int, timeout_s: int, always: bool = False) -> Iterator[None]:
+    """For the block, how often MLflow's client repeats an HTTP request, and how long it waits for an answer; by default
+    it tries for minutes. What the user has set stays, unless the number of retries is to hold `always`."""
+    ours = {name: str(value) for name, value in ((_RETRIES, retries), (_TIMEOUT, timeout_s)) if name not in os.environ}
+    if always:
+        ours[_RETRIES] = str(retries)
+    before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
         yield
     finally:
-        for name in ours:
-            del os.environ[name]
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _probe_database(tracking_uri: str) -> None:
-    """MLflow tries a database for 100 s, with a warning each time; whether its port is open shows at once."""
-    url = urlsplit(tracking_uri)
-    port = url.port or _DATABASE_PORTS.get(url.scheme.split("+")[0])
+    """MLflow tries a database for 100 s, with a warning each time; whether it lets one in shows at once."""
+    try:
+        url = urlsplit(tracking_uri)
+        port = url.port or _DATABASE_PORTS.get(url.scheme.split("+")[0])
+    except ValueError:  # its text may hold a part of the password
+        raise SpecError(
+            "the tracking URI cannot be read; in a user name or password, write / as %2F, @ as %40, : as %3A, # as %23"
+        ) from None
     if url.scheme.startswith("http") or not url.hostname or port is None:
         return
     try:
         socket.create_connection((url.hostname, port), timeout=PROBE_SECONDS).close()
     except OSError as error:
         raise TrackingUnavailable(f"no database answers at {url.hostname}:{port}: {error}") from error
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(tracking_uri)
+        engine.connect().close()
+        engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise TrackingUnavailable(masked(f"no MLflow tracking at {tracking_uri}: {error}")) from error

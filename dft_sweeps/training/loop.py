@@ -5,12 +5,14 @@ It calls no service: it yields events, and whoever runs it saves checkpoints and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,6 +176,15 @@ def identity_of(
         "gradient_norm": repr(norm),
         "sums": {name: repr(value) for name, value in zip(names, values, strict=True)},
     }
+
+
+def reset_peak_memory() -> None:
+    """Has `peak_memory_gib` begin anew. Only GPUs and Linux can: elsewhere a process' peak is that of its life."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_gib() -> float:

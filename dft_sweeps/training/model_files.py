@@ -30,11 +30,18 @@ _TOKENIZER_FILES = (
 )
 """All that decides how text becomes tokens."""
 
+INERT_KEYS = frozenset(
+    {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "initializer_range"}
+    | {"attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"}
+)
+"""Keys of config.json that change nothing in what a checkpoint computes when it is only sampled from."""
+
 
 @dataclass(frozen=True)
 class ModelFiles:
     directory: Path
     weights_digest: str
+    """Weights, and what else decides which tokens follow a prompt."""
     digest: str
     """Weights, configuration and tokenizer together."""
     parameters: int
@@ -112,7 +119,65 @@ def _header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
 
 
 def weights_digest(directory: Path) -> str:
-    """SHA-256 over every tensor's name, dtype, shape and bytes; the same however they are split over files."""
+    """SHA-256 of what decides which tokens follow a prompt: every tensor's name, dtype, shape and bytes, however they
+    are split over files, and what config.json and generation_config.json say beside them.
+
+    Where they say what the embedded model's do, or there is no config.json, it is that of the tensors alone: ids of
+    what is evaluated already stay.
+
+    Raises:
+        SpecError: no safetensors files, truncated ones, or settings that are no JSON object.
+    """
+    return _with_settings(directory, _tensors_digest(directory))
+
+
+def _with_settings(directory: Path, tensors: str) -> str:
+    settings = _settings(directory)
+    if settings is None or settings == _settings(EMBEDDED):
+        return tensors
+    return hashlib.sha256(json.dumps([tensors, settings], sort_keys=True).encode()).hexdigest()
+
+
+def _settings(directory: Path) -> list[Any] | None:
+    """What a policy computes with its weights, and the tokens that end its completions. As the files spell it, so that
+    no release of transformers changes a digest; None in the directory of an adapter."""
+    config = _json_object(directory / "config.json")
+    if config is None:
+        return None
+    generation = _json_object(directory / "generation_config.json")
+    ends = (config if generation is None else generation).get("eos_token_id")
+    kept = {key: value for key, value in config.items() if key not in INERT_KEYS}
+    return [kept, sorted(ends, key=str) if isinstance(ends, list) else [ends]]
+
+
+def _json_object(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SpecError(f"{file}: not a JSON object ({error})") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{file}: not a JSON object")
+    return content
+
+
+def end_tokens(directory: Path) -> tuple[int, ...]:
+    """Tokens that end a completion, whatever the prompt: those of the generation settings, else of the configuration,
+    as vLLM takes them."""
+    from transformers import AutoConfig, GenerationConfig
+
+    with _loading(directory):
+        if (directory / "generation_config.json").is_file():
+            settings = GenerationConfig.from_pretrained(directory)
+        else:
+            settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
+    ends = settings.eos_token_id
+    return (ends,) if isinstance(ends, int) else tuple(sorted(ends or ()))
+
+
+def _tensors_digest(directory: Path) -> str:
+    """The same however tensors are split over files."""
     total = hashlib.sha256()
     for name, (file, entry, start) in sorted(tensor_headers(directory).items()):
         total.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
@@ -159,11 +224,11 @@ def inspect_model(directory: Path) -> ModelFiles:
     _check_shapes(directory, model, {name: tuple(entry["shape"]) for name, (_, entry, _) in headers.items()})
     if len(tokenizer) > config.vocab_size:
         raise SpecError(f"{directory}: the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
-    weights = weights_digest(directory)
+    tensors = _tensors_digest(directory)
     return ModelFiles(
         directory=directory,
-        weights_digest=weights,
-        digest=_model_digest(directory, weights),
+        weights_digest=_with_settings(directory, tensors),
+        digest=_model_digest(directory, tensors),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary=config.vocab_size,
         context=context,
@@ -214,8 +279,8 @@ def _check_shapes(directory: Path, model: Any, stored: dict[str, tuple[int, ...]
             raise SpecError(f"{directory}: its weights do not fit its config.json: it {what} {names[0]!r}{more}")
 
 
-def _model_digest(directory: Path, weights: str) -> str:
-    total = hashlib.sha256(weights.encode())
+def _model_digest(directory: Path, tensors: str) -> str:
+    total = hashlib.sha256(tensors.encode())
     for name in ("config.json", *_TOKENIZER_FILES):
         file = directory / name
         if file.is_file():

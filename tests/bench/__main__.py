@@ -67,6 +67,8 @@ PARTS = {
     "lm_eval": Part("a checkpoint evaluated, against lm-eval-harness with vLLM", 13, _evaluation("harness")),
     "adaptive": Part("tokens to a verdict, against 16 fixed samples", 3, _evaluation("adaptive")),
     "replicas": Part("two engines against one, on two cores", 15, _evaluation("replicas")),
+    "handing_over": Part("what evaluation costs training, beside it and in it", 9, _evaluation("handing_over")),
+    "logging_share": Part("what logging costs a training step", 2, _evaluation("logging_share")),
     "gpu": Part("tokens/s and FLOP utilisation on a GPU", 0, _gpu),
 }
 GROUPS = {"evaluation": ("pool", "swap", "lm_eval", "adaptive", "replicas")}

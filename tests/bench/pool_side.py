@@ -94,13 +94,13 @@ class PoolSide:
     ) -> dict[str, Any]:
         """One more checkpoint as the product evaluates it: lease, swap, generate, store, grade by all graders, store.
 
-        `other` is evaluated before, with one sample, so that the engine must swap and graders are up. `right` are the
-        verdicts of each benchmark's own grader, by question and sample over all benchmarks.
+        `other` is evaluated before, with one sample, so that the engine must swap and graders are up. `right` are
+        verdicts by the peer's rule, by question and sample over all benchmarks.
         """
         from dft_sweeps.evaluation.evaluate import generate_all
         from dft_sweeps.evaluation.grading import GraderPool
         from dft_sweeps.evaluation.store import EvaluationStore
-        from tests.bench.questions import benchmark_of, sampling_of
+        from tests.bench.questions import benchmark_of, boxed_right, sampling_of
 
         asked = [(benchmark_of(benchmark), sampling_of(sampling)) for benchmark in benchmarks]
         prompts, pool, wanted = prompts_of(checkpoint["directory"]), self.pools[name], Saved(**checkpoint)
@@ -118,16 +118,16 @@ class PoolSide:
             generated = time.perf_counter()
             judged = keep_and_grade(kept, completions, asked, graders)
             after = time.perf_counter()
-        own = [found[benchmark.grader] for found, (benchmark, _) in zip(judged, asked, strict=True)]
+        assert len(judged) == len(asked)
         return {
             "seconds": after - before,
             "without_start": after - swapped,
             "grading": after - generated,
             "tokens": sum(len(row.token_ids) for each in completions for row in each.rows),
             "right": [
-                [bool(sample.verdict.correct) for sample in question.samples]
-                for result in own
-                for question in result.questions
+                [boxed_right(row.text, question.answer) for row in each.rows if row.question_id == question.id]
+                for each, (benchmark, _) in zip(completions, asked, strict=True)
+                for question in benchmark.questions
             ],
             "prompts": [
                 prompts.ids(question.prompt_text) for benchmark, _ in asked for question in benchmark.questions

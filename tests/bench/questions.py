@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def benchmark_of(fields: dict[str, Any]) -> Benchmark:
 
 def sampling_of(fields: dict[str, Any]) -> SamplingSpec:
     return SamplingSpec(**fields)
+
+
+LAST_BOX = r"\\boxed\{([^{}]*)\}"
+
+
+def boxed_right(text: str, answer: str) -> bool:
+    """The verdict of the task below, for both sides: graders are not what is compared."""
+    boxes = re.findall(LAST_BOX, text)
+    return bool(boxes) and boxes[-1].replace(",", "").replace("$", "").strip() == answer.replace(",", "")
 
 
 def write_task(benchmark: Benchmark, sampling: SamplingSpec, directory: Path) -> str:
@@ -65,7 +75,7 @@ def write_task(benchmark: Benchmark, sampling: SamplingSpec, directory: Path) ->
             {
                 "name": "boxed",
                 "filter": [
-                    {"function": "regex", "regex_pattern": r"\\boxed\{([^{}]*)\}", "group_select": -1},
+                    {"function": "regex", "regex_pattern": LAST_BOX, "group_select": -1},
                     {"function": "take_first_k", "k": sampling.samples},
                 ],
             }

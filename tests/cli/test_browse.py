@@ -79,9 +79,9 @@ def test_report_writes_what_it_names_and_logs_it(storage: Path) -> None:
     result = call(report, storage, "quickstart", "--benchmark", "arithmetic_3")
     assert result.exit_code == 0, result.output
     folder = storage / "reports" / SWEEP
-    names = {"tables.md", "accuracy.csv"} | {
-        f"{stem}.{kind}" for stem in ("accuracy_sampled", "accuracy_greedy", "training") for kind in ("png", "svg")
-    }
+    kinds = ("accuracy_{}", "ablation_{}", "ablation_{}_average")
+    stems = ["training", *(kind.format(sampling) for kind in kinds for sampling in ("sampled", "greedy"))]
+    names = {"tables.md", "accuracy.csv"} | {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     assert {path.name for path in folder.iterdir()} == names
     assert all(str(folder / name) in result.stdout for name in names)
     for title in (

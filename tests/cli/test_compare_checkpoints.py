@@ -117,6 +117,12 @@ def test_other_numbers_of_samples_can_be_compared_where_none_are_equal(storage: 
     EvaluationStore(storage).save(result(digest(storage.parent, "three"), 0.5, "amc23", few))
     [found] = differences(storage, "three", "one")
     assert found["sampling"] == "2 samples at temperature 1 and 4 samples at temperature 1"
+    assert found["p_test"] == "interval over questions"
+    text = " ".join(call(storage, "three", "one").stdout.split())
+    assert f"{found['p_value']:.4f}*" in text
+    assert "p*: A and B have different numbers of samples of a question" in text
+    assert "sign-flip test over questions." not in text
+    assert "--correction: max-t flips" in refusal(storage, "three", "one", "--correction", "max-t")
 
 
 def test_nothing_stored_names_the_command_to_run(storage: Path) -> None:
@@ -149,10 +155,38 @@ def test_a_damaged_grading_is_refused_with_its_path(storage: Path) -> None:
     assert any(str(path) in message for message in messages)
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"identity": 3}', '{"identity": {"weights_digest": "x"}}'])
+def test_damage_of_no_known_checkpoint_is_said_and_hinders_no_other(storage: Path, damage: str) -> None:
+    before = differences(storage, "two", "one", "--sampling", "4 samples")
+    foreign = storage / "grades" / "g-foreign"
+    foreign.mkdir()
+    (foreign / "result.json").write_text(damage)
+    found = call(storage, "two", "one", "--sampling", "4 samples", "--json")
+    assert found.exit_code == 0, found.exception
+    document = json.loads(found.stdout)
+    assert document["differences"] == before
+    if '"x"' in damage:  # of known weights, which nobody asked for
+        assert document["notes"] == []
+        return
+    [note] = document["notes"]
+    assert note.startswith(f"{foreign / 'result.json'} is damaged and left out; whose weights it is of cannot be read")
+    assert f"Note: {foreign}" in call(storage, "two", "one", "--sampling", "4 samples").stdout
+    assert f"{foreign / 'result.json'} is damaged" in refusal(storage, "three", "one")
+
+
+def test_a_description_of_these_weights_that_lacks_something_is_refused(storage: Path) -> None:
+    [path, *_] = sorted((storage / "grades").glob("g-*/result.json"))
+    about = json.loads(path.read_text())
+    del about["identity"]["grader"]
+    path.write_text(json.dumps(about))
+    messages = [refusal(storage, name, "three") for name in SKILL]
+    assert any(f"{path}: not a whole description (its identity lacks grader)" in message for message in messages)
+
+
 def test_two_templates_are_two_samplings(storage: Path) -> None:
     EvaluationStore(storage).save(result(digest(storage.parent, "three"), 0.5, "amc23", SAMPLED, template="a" * 9))
     EvaluationStore(storage).save(result(digest(storage.parent, "three"), 0.5, "amc23", SAMPLED, template="b" * 9))
-    found = {each.sampling for each in stored_results(storage, digest(storage.parent, "three"))}
+    found = {each.sampling for each in stored_results(storage, digest(storage.parent, "three"), pytest.fail)}
     assert found == {f"4 samples at temperature 1, template {8 * letter}" for letter in "ab"}
 
 
@@ -163,10 +197,10 @@ def test_benchmarks_cut_off_at_different_contexts_stay_one_sampling_and_repetiti
     short = SAMPLED.model_copy(update={"context": 512})
     store.save(result(weights, 0.5, "amc23", SAMPLED))
     store.save(result(weights, 0.5, "math500", short))
-    assert {each.sampling for each in stored_results(storage, weights)} == {"4 samples at temperature 1"}
+    assert {each.sampling for each in stored_results(storage, weights, pytest.fail)} == {"4 samples at temperature 1"}
     assert len(differences(storage, "three", "one")) == 3
     store.save(result(weights, 0.5, "amc23", short))
-    found = [(each.benchmark, each.sampling) for each in stored_results(storage, weights)]
+    found = [(each.benchmark, each.sampling) for each in stored_results(storage, weights, pytest.fail)]
     assert ("amc23", "4 samples at temperature 1, context 512") in found and len(found) == 3
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dft_sweeps.cli import compare
-from dft_sweeps.evaluation.paired import holm, max_t, sign_flip
+from dft_sweeps.evaluation.paired import difference_bounds, holm, max_t
 from dft_sweeps.evaluation.paired_seeds import compare_seeds
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.writer import Tracker
@@ -108,8 +108,14 @@ def test_one_seed_against_several_holds_no_seeds_and_says_so(storage: Path) -> N
     assert {(each["seeds_a"], each["seeds_b"], each["seed_spread_a"]) for each in found["differences"]} == {
         (3, 1, None)
     }
-    pooled = counts("dft", "amc23")[0].sum(axis=0) / 12 - np.array(tables("sft", 1, LAST)[0].right) / 4
-    assert found["differences"][0]["p_value"] == pytest.approx(sign_flip(pooled, 12))
+    of_cell, of_trial = counts("dft", "amc23")[0].sum(axis=0), np.array(tables("sft", 1, LAST)[0].right, dtype=float)
+    sides = of_cell, np.full(40, 12.0), of_trial, np.full(40, 4.0)
+    first = found["differences"][0]
+    assert {each["p_test"] for each in found["differences"]} == {"interval over questions"}
+    bounds = np.array([difference_bounds(*sides, level=1 - p) for p in np.array([0.999, 1.001]) * first["p_value"]])
+    # The bound towards 0 crosses it at the level of p.
+    nearest = bounds[:, 1] if first["difference"] > 0 else -bounds[:, 2]
+    assert nearest[0] < 0 < nearest[1]
     assert found["notes"] == [
         "objective=sft seed=1 has one seed, so that no interval of objective=dft minus objective=sft seed=1 holds seeds"
     ]

@@ -50,8 +50,8 @@ def test_the_table_has_both_graders_and_where_they_disagree(file: Path) -> None:
     assert lines[0].startswith("5 completions of 4 questions")
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
     strict, paper, *disagreements = cells
-    assert (strict[:2], strict[4:]) == (["strict/math-verify-0.9.0-1", "37.5"], ["1", "1"])
-    assert (paper[:2], paper[4:]) == (["paper/1", "25.0"], ["1", "1"])
+    assert (strict[:2], strict[4:]) == (["strict/math-verify-0.9.0-2", "37.5"], ["1", "1"])
+    assert (paper[:2], paper[4:]) == (["paper/2", "25.0"], ["1", "1"])
     assert strict[2] != strict[3]  # both kinds of intervals
     assert "for new questions" in result.stdout and "for this fixed list" in result.stdout
     assert "The graders disagree on 2; all of them:" in result.stdout

@@ -11,10 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dft_sweeps.cli import plan
+from dft_sweeps.cli.gather import this_machine
 from dft_sweeps.cli.main import COMMANDS, group
 from dft_sweeps.data.sources import STEP_BY_STEP
+from dft_sweeps.spec.costs import Measurement, engine_shape, training_shape
+from dft_sweeps.spec.load import load_sweep
+from dft_sweeps.spec.placement import ClusterFacts
+from dft_sweeps.tracking.measurements import DEVICE_TAG, MEASURED_TAG, MODEL_TAG
 from dft_sweeps.tracking.writer import Tracker
-from tests.spec.example import edited, write
+from tests.spec.example import SPEC, edited, write
 
 QUICKSTART = Path(__file__).parent.parent.parent / "sweep_specs" / "quickstart.yaml"
 
@@ -72,7 +77,15 @@ def test_plan_of_the_quickstart(tmp_path: Path) -> None:
         assert (trial["done"], trial["overlong"], trial["dropped"]) == (False, 0, 0)
         assert trial["preset"]["name"] == "corrected"
         assert trial["preset"]["values"]["model.dtype"] == "float32"
+        assert trial["gpu_hours"] == 0 < trial["cpu_hours"]
+        assert trial["evaluation_tokens"] == 40 * trial["completions"]  # as the spec declares
+        assert trial["seconds"] > trial["tokens"] / 9000
     assert found["prompts"] == "Training and evaluation prompts agree (written by the tokenizer's chat template)."
+    total = found["total"]
+    assert total["tokens"] == sum(trial["tokens"] for trial in trials)
+    assert total["seconds"] > total["tokens"] / 9000
+    assert (total["gpu_hours"], total["money"]) == (0, None)
+    assert found["reckoned_with"]["training"] == ["declared"]
     assert not (tmp_path / "storage").exists()
 
 
@@ -83,6 +96,12 @@ def test_plan_in_words(tmp_path: Path) -> None:
     assert "8 of 8 trials to run" in lines
     assert "(the base model's 220 are shared by all trials)" in lines
     assert lines.endswith("of them at a time.")
+    assert "In all ?, 0 GPU-hours and ? CPU-hours, waiting engines included." in lines
+    assert (
+        "Reckoned with: training speed unknown, engine speed unknown, length of completions taken as max_new_tokens, "
+        "the most. Declare cost.train_tokens_per_second and cost.completion_tokens_per_second, or run a trial first, "
+        "for what is unknown." in lines
+    )
     assert not (tmp_path / "storage").exists()
 
 
@@ -102,6 +121,121 @@ def test_plan_says_what_is_left_out_and_what_is_missing(tmp_path: Path) -> None:
     assert found["concurrent_trials"] == 0
     assert found["missing"].startswith("too few CPUs: ")
     assert found["missing"] in words
+
+
+GPUS = """
+execution: {workers: 1, gpus_per_worker: 1}
+
+pool:
+  max_model_len: 256
+  gpus_per_engine: 1
+
+cost: {train_tokens_per_second: 1000, completion_tokens_per_second: 500, price_per_gpu_hour: 2}
+budget: {money: 0.001, gpu_hours: 100}
+"""
+
+
+def test_plan_says_what_it_costs_and_that_it_is_over_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SPEC[: SPEC.index("\nexecution:")] + GPUS
+    monkeypatch.setattr("dft_sweeps.cli.gather.this_machine", lambda: ClusterFacts(8, 5))
+    spec = write(tmp_path, text)
+    found = json.loads(planned(tmp_path, spec, "--json").stdout)
+    total = found["total"]
+    alone = sum(trial["gpu_hours"] for trial in found["trials"])
+    assert total["gpu_hours"] > alone > 0  # the engine waits, too
+    assert total["money"] == pytest.approx(2 * total["gpu_hours"])
+    assert (found["concurrent_trials"], found["missing"]) == (4, "")
+    assert found["budget"] == {"gpu_hours": 100.0, "cpu_hours": None, "money": 0.001}
+    result = planned(tmp_path, spec)
+    words = " ".join(result.stdout.split())
+    assert f"At 2 per GPU-hour that is {total['money']:.2g}." in words
+    assert f"Budget: 0.001 in money; the plan needs {total['money']:.3g}: it would be refused." in words
+    assert f"Budget: 100 GPU-hours; the plan needs {total['gpu_hours']:.3g}." in words
+    assert "GPU-h" in words and "CPU-h " not in words
+
+
+def test_plan_reckons_with_what_was_measured(tmp_path: Path) -> None:
+    spec = write(tmp_path)
+    before = json.loads(planned(tmp_path, spec, "--json").stdout)
+    assert before["total"]["seconds"] is None
+    sweep = load_sweep(spec)
+    measured = Measurement(
+        training_shape(sweep.trials[0].spec, sweep.spec.execution), engine_shape(sweep.spec.pool), "sft",
+        workers_start_s=9.0, start_s=1.0, train_s=2.0, train_tokens=4000, evaluation_s=1.0, evaluation_tokens=3000,
+        lengths={"arithmetic_1/96": [300, 10]},
+    )  # fmt: skip
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts"))
+    parent = tracker.open_sweep("other", "s-other", "name: other\n", [], "m")
+    tags = {MODEL_TAG: before["model"]["weights_digest"], MEASURED_TAG: measured.to_json()}
+    device = this_machine().devices
+    assert device is not None
+    tracker.open_trial(parent, "t-1", "here", {}, tags | {DEVICE_TAG: device[0]})
+    tracker.open_trial(parent, "t-2", "elsewhere", {}, tags | {DEVICE_TAG: "NVIDIA H100", MEASURED_TAG: "not read"})
+    after = json.loads(planned(tmp_path, spec, "--json").stdout)
+    reckoned = after["reckoned_with"]
+    assert (reckoned["training"], reckoned["engine"], reckoned["lengths"]) == (
+        ["measured"],
+        "measured",
+        ["at most", "measured"],
+    )
+    assert (reckoned["workers_start_s"], reckoned["completion_tokens_per_second"]) == (9.0, 3000.0)
+    [speed] = {(trial["tokens_per_second"], trial["start_s"]) for trial in after["trials"]}
+    assert speed == (2000.0, 1.0)
+    assert after["total"]["seconds"] > 45 + 9 + after["trials"][0]["tokens"] / 2000
+
+
+@pytest.mark.parametrize(("gpus", "measure"), [(False, "CPU-h"), (True, "GPU-h")])
+def test_the_table_fits_100_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: bool, measure: str) -> None:
+    monkeypatch.setattr("dft_sweeps.cli.printing.PIPE_WIDTH", 100)
+    sets = ("--set", "execution.gpus_per_worker=1", "--set", "pool.gpus_per_engine=1") if gpus else ()
+    lines = planned(tmp_path, QUICKSTART, *sets).stdout.splitlines()
+    table = lines[: next(index for index, line in enumerate(lines) if line.startswith("Sweep "))]
+    assert max(map(len, table)) <= 100
+    rows = [line.split() for line in table if " t-" in line]
+    assert len(rows) == 6
+    assert rows[0][2:8] == ["60", "32", "1", "116k", "4", "90k"]
+    assert {len(row[1]) for row in rows} == {18}  # no id is cut
+    assert any(line.split()[-2:] == [measure, "time"] for line in table)
+    assert "Evaluated after the steps 0, 20, 40, 60." in lines
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_plan_for_a_cluster_of_several_nodes(tmp_path: Path) -> None:
+    """Two nodes of 2 and 3 CPUs: five in sum, but no worker of 4 ever fits; nothing is started there."""
+    ended = subprocess.run(
+        [sys.executable, "-c", CLUSTER.format(spec=str(QUICKSTART), storage=str(tmp_path))],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    fits, too_large = (json.loads(part) for part in ended.stdout.split("====")[1:3])
+    assert (fits["concurrent_trials"], fits["missing"]) == (4, "")
+    assert too_large["concurrent_trials"] == 0
+    assert too_large["missing"] == "too few CPUs on every node: one worker needs 4, and the largest node has 3"
+    assert json.loads(ended.stdout.split("====")[3]) == []
+
+
+CLUSTER = """
+import json, os, subprocess, sys
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 2, "num_gpus": 0}})
+cluster.add_node(num_cpus=3, num_gpus=0)
+cluster.wait_for_nodes()
+try:
+    for more in ([], ["--set", "execution.cpus_per_worker=4"]):
+        command = [sys.executable, "-m", "dft_sweeps.cli.main", "plan", "{spec}", "--storage", "{storage}", "--json"]
+        ended = subprocess.run([*command, "--address", cluster.address, *more], capture_output=True, text=True)
+        print("====", ended.stdout if ended.returncode == 0 else ended.stderr)
+    import ray
+    from ray.util.state import list_actors
+    ray.init(cluster.address, log_to_driver=False)
+    print("====", json.dumps([actor.class_name for actor in list_actors() if actor.state == "ALIVE"]))
+finally:
+    cluster.shutdown()
+"""
 
 
 def test_plan_of_the_small_crossing(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dft_sweeps.data.encode import encode
 from dft_sweeps.data.prompt_templates import TEMPLATE_FILE, TEMPLATES, Prompts, choose_template
@@ -11,6 +12,7 @@ from dft_sweeps.data.sources import Demonstration
 from dft_sweeps.data.tokenizer import build_tokenizer
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import ArithmeticSource, DataSpec
+from dft_sweeps.training.model_files import EMBEDDED
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 PUBLISHED = {
@@ -128,6 +130,27 @@ def test_digest_follows_template_and_vocabulary(tokenizer: PreTrainedTokenizerFa
     other_vocabulary.add_tokens(["What is"])
     others = [Prompts(each).digest for each in (tokenizer, other_template, other_vocabulary)]
     assert len({*others, Prompts(tokenizer, "qwen_boxed").digest}) == 4
+
+
+def test_the_full_digest_follows_the_whole_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    other = build_tokenizer(max_length=512)
+    other.add_tokens(["Zebra"])  # not in the probe
+    same = build_tokenizer(max_length=512)
+    same(["a", "bb"], padding=True, truncation=True, max_length=1)  # leaves its settings behind
+    ours, its, again = (Prompts(each) for each in (tokenizer, other, same))
+    assert ours.ids("A Zebra.") != its.ids("A Zebra.")
+    assert ours.digest == its.digest
+    assert ours.full_digest != its.full_digest
+    assert again.full_digest == ours.full_digest
+
+
+def test_the_full_digest_of_the_embedded_tokenizer_is_the_plain_one(tmp_path: Path) -> None:
+    """Else whatever was evaluated with it would be evaluated again."""
+    prompts = Prompts(AutoTokenizer.from_pretrained(EMBEDDED))
+    assert prompts.full_digest == prompts.digest
+    shutil.copy(EMBEDDED / "config.json", tmp_path)
+    prompts.tokenizer.save_pretrained(tmp_path)
+    assert Prompts(AutoTokenizer.from_pretrained(tmp_path)).full_digest == prompts.digest
 
 
 def test_what_a_tokenizer_lacks_is_said() -> None:

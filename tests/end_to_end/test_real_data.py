@@ -30,8 +30,8 @@ def test_gsm8k_from_local_files(shared_data: Path, tmp_path: Path) -> None:
     assert "9 samples of a trial's data are longer than data.max_length and left out" in outcome.text
     assert "Limited: gsm8k to its first 6 questions, amc23 to its first 6 questions" in outcome.text
     words = " ".join(outcome.text.split())  # titles are wrapped to the tables' width
-    assert "Grader strict/math-verify-0.9.0-1; 95% intervals for new questions." in words
-    assert "Grader paper/1, averaged as in the published harness; 95% intervals for this fixed list" in words
+    assert "Grader strict/math-verify-0.9.0-2; 95% intervals for new questions." in words
+    assert "Grader paper/2, averaged as in the published harness; 95% intervals for this fixed list" in words
     reader = Reader(f"sqlite:///{tmp_path / 'mlflow.db'}")
     for trial in reader.trials(reader.find_sweep("gsm8k-local")):
         assert trial.params["resolved.overlong"] == "9"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
 from dft_sweeps.evaluation.gold_answers import Gold
 from dft_sweeps.evaluation.graders.answers import Equation, Formula, Row, Several, Words, read
-from dft_sweeps.evaluation.graders.latex_tree import TooDeep, Unreadable
+from dft_sweeps.evaluation.graders.latex_tree import TooDeep, Tree, Unreadable
+from dft_sweeps.evaluation.graders.latex_values import far_points, real_value
 
 _INTEGER = re.compile(r"[-+]?\d+")
 _FRACTION = re.compile(r"(-?)\\frac\{?(\d+)\}?\s*\{?(\d+)\}?")
@@ -47,7 +49,13 @@ def rewrites(gold: Gold) -> dict[str, str]:
     if kind(gold) is Formula:
         found["unit"] = box(f"{text} \\text{{ units}}")
         found["mathrm unit"] = box(f"{text} \\mathrm{{~cm}}")
+        found["thin space and unit"] = box(f"{text}\\,\\text{{cm}}^2")
+        found["quotient of units"] = box(rf"{text} \frac{{\text{{m}}}}{{\text{{s}}}}")
+        found["about"] = box(rf"\approx {text}")
         found["sentence"] = f"The answer is ${text}$."
+    word = re.fullmatch(r"\\text\{([A-Za-z]+)\}", text)
+    if word:
+        found["not as text"] = box(word[1])
     return found | _numbers(text) | _several(gold)
 
 
@@ -107,6 +115,38 @@ def _several(gold: Gold) -> dict[str, str]:
     }
 
 
+def _continued(text: str) -> dict[str, str]:
+    """Answers that go on behind the gold."""
+    return {
+        "a range": rf"{text} \text{{ to }} 987654",
+        "or more": rf"{text} \text{{ or more}}",
+        "two units": rf"{text} \text{{ feet }} 6 \text{{ inches}}",
+        "another scale": rf"{text} \text{{ million}}",
+        "words": rf"{text} \text{{ is wrong}}",
+    }
+
+
+def _signless(gold: Gold) -> dict[str, str]:
+    """The absolute value of a gold, where the gold can be negative."""
+    formula = read(gold.text, gold.several)
+    if not isinstance(formula, Formula) or "|" in gold.text or not _can_be_negative(formula.tree):
+        return {}
+    return {"absolute value": f"|{gold.text}|", "root of the square": rf"\sqrt{{({gold.text})^2}}"}
+
+
+def _can_be_negative(tree: Tree) -> bool:
+    values = [real_value(tree, point) for point in (0, *far_points(("absolute", tree)))]
+    return any(value is not None and value < 0 for value in values)
+
+
+def other_units(gold: Gold) -> tuple[Gold, dict[str, str], dict[str, str]]:
+    """A gold with a unit, completions with its unit or none, and ones with another unit of its kind."""
+    with_unit = replace(gold, text=rf"{gold.text} \text{{ cm}}")
+    same = (r"\text{cm}", r"\,\mathrm{cm}", r"\text{ centimeters}", r"\text{ apples}", "")
+    other = (r"\text{km}", r"\,\mathrm{m}", r"\text{ inches}")
+    return with_unit, *({unit: box(f"{gold.text} {unit}") for unit in units} for units in (same, other))
+
+
 def perturbed(gold: Gold) -> dict[str, str]:
     """Completions that give another answer, by what was changed."""
     text = gold.text
@@ -121,6 +161,7 @@ def perturbed(gold: Gold) -> dict[str, str]:
             found["off by one as a sum"] = f"({text}) + 1"
         found["tenfold"] = f"10 \\cdot ({text})"
         found["half"] = f"\\frac{{1}}{{2}} ({text})"
+        found |= _continued(text) | _signless(gold)
     exponent = re.search(r"(?<!s\})(?<!cm\})\^\{?(-?\d+)\}?", text)
     if exponent:
         found["other exponent"] = text[: exponent.start()] + f"^{{{int(exponent[1]) + 1}}}" + text[exponent.end() :]

@@ -10,9 +10,10 @@ import yaml
 
 from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark
 from dft_sweeps.evaluation.gold_answers import Gold
+from dft_sweeps.evaluation.graders.answers import Formula
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.spec.models import BenchmarkSpec
-from tests.evaluation.rewrites import perturbed, rewrites
+from tests.evaluation.rewrites import kind, other_units, perturbed, rewrites
 
 SIZES = {"math500": 500, "minerva_math": 272, "olympiadbench": 675, "aime24": 30, "amc23": 40, "gsm8k": 1319}
 LEAST_AGREEMENT = 0.995
@@ -59,6 +60,18 @@ def test_strict_accepts_other_spellings_and_rejects_near_misses(
     found, count = disagreements(pool, benchmark, spell, correct)
     assert {id_: names for id_, names in found.items() if id_ not in EXCEPTIONS.get(name, {})} == {}
     assert 1 - sum(map(len, found.values())) / count >= LEAST_AGREEMENT
+
+
+def test_another_unit_of_the_same_kind_is_another_answer(pool: GraderPool, benchmarks: dict[str, Benchmark]) -> None:
+    golds = [question.gold for benchmark in benchmarks.values() for question in benchmark.questions]
+    plain = [gold for gold in golds if kind(gold) is Formula and "text" not in gold.text and "box" not in gold.text]
+    assert len(plain) > 2500
+    right, wrong = [], []
+    for gold, same, other in map(other_units, plain):
+        right += [(gold, text) for text in same.values()]
+        wrong += [(gold, text) for text in other.values()]
+    assert [pair for pair, v in zip(right, pool.grade(right, "strict"), strict=True) if v.correct is not True] == []
+    assert [pair for pair, v in zip(wrong, pool.grade(wrong, "strict"), strict=True) if v.correct is not False] == []
 
 
 def test_every_gold_has_enough_spellings_and_near_misses(benchmarks: dict[str, Benchmark]) -> None:

@@ -62,6 +62,26 @@ def test_gsm8k_answer_is_what_follows_the_last_mark(tmp_path: Path) -> None:
     assert benchmark.questions[0].prompt_text == "How many legs have two cats?" + suffix
 
 
+def test_blanks_around_a_question_go_as_in_the_published_harness(tmp_path: Path) -> None:
+    rows = [{"question": question, "answer": 7} for question in ("What?", " \nWhat?\t ")]
+    first, second = load("amc23", write_lines(tmp_path / "rows.jsonl", rows)).questions
+    assert second.prompt_text == first.prompt_text
+    assert first.prompt_text.startswith("What?\nPlease")
+
+
+def test_a_dataset_without_a_revision_is_said_to_be_read_at_its_newest(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"question": "q", "problem": "p", "answer": "#### 7", "solution": r"\boxed{7}"}
+    monkeypatch.setattr(benchmarks, "read_hub_rows", lambda *source: [row])
+    load("gsm8k")
+    assert caplog.messages == []
+    load("minerva_math")
+    [message] = caplog.messages
+    assert message.startswith("minerva_math is read at the newest revision of the dataset svc-huggingface/minerva-math")
+    assert "{name: minerva_math, path: FILE.jsonl}" in message
+
+
 def test_numbers_become_text(tmp_path: Path) -> None:
     rows = [{"question": "q", "answer": answer} for answer in (27.0, -1.0, 0.5, 12)]
     benchmark = load("amc23", write_lines(tmp_path / "rows.jsonl", rows))

@@ -92,6 +92,8 @@ def write_first(path: Path) -> Path:
 BAD = {
     "no answer": ([row("1", "1"), {"completion": "1"}], "row 2: no text or number in field 'answer': it has 'completi"),
     "empty answer": ([row(" ", "1")], "row 1: no text or number in field 'answer': found ' '"),
+    "dollars only": ([row("1", "1"), row("$", "1")], "row 2: the answer '$' says nothing"),
+    "empty text": ([row(r"\text{ }", "")], "row 1: the answer '\\\\text{ }' says nothing"),
     "no completion": ([{"answer": "1"}], "row 1: no text in field 'completion': it has 'answer'"),
     "several completions": ([row("1", ["1", "2"])], "row 1: no text in field 'completion': found ['1', '2']"),
     "odd id": ([row("1", "1", id=1.5)], "row 1: field 'id' holds 1.5, neither text nor a whole number"),

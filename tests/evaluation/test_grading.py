@@ -121,7 +121,7 @@ def test_unknown_grader_is_refused() -> None:
 
 
 def test_grader_versions_are_golden() -> None:
-    versions = ["exact/1", "strict/math-verify-0.9.0-1", "paper/1"]
+    versions = ["exact/1", "strict/math-verify-0.9.0-2", "paper/2"]
     assert [grader_version(name) for name in ("exact", "strict", "paper")] == versions
 
 

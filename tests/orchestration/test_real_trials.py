@@ -6,13 +6,15 @@ Only the evaluation engine is not real. Whole sweeps with every service are in t
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dft_sweeps.training.order import batch_indices
-from tests.orchestration.real_trials import Disturbance, Swept, kill_a_worker, saved_step, sweep
+from tests.orchestration.real_trials import Disturbance, Swept, kill_a, saved_step, sweep
 
 pytestmark = pytest.mark.ray
 STEPS = 12
@@ -25,10 +27,12 @@ def whole(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return sweep(tmp_path_factory.mktemp("whole") / "storage")
 
 
-def killed(storage: Path, *overrides: str, after: int = 5, do: Callable[[], object] = kill_a_worker) -> Swept:
-    """A sweep whose worker was killed once the state of step `after` was there."""
+def killed(
+    storage: Path, *overrides: str, after: int = 5, do: Callable[[], object] = lambda: kill_a("RayTrainWorker")
+) -> Swept:
+    """A sweep whose worker was killed once the state of step `after` was there, and that ended with that."""
     disturbance = Disturbance(lambda storage: saved_step(storage) >= after, do)
-    swept = sweep(storage, *overrides, disturbance=disturbance)
+    swept = sweep(storage, *overrides, "execution.max_failures=0", disturbance=disturbance)
     assert disturbance.done.is_set()
     return swept
 
@@ -54,6 +58,18 @@ def test_a_run_tells_under_what_conditions_it_was_trained(whole: Swept) -> None:
     assert all(name in tags["dft.versions"] for name in ("torch ", "transformers ", "peft "))
 
 
+def test_a_trial_whose_workers_are_warm_starts_in_a_moment_and_is_as_if_alone(whole: Swept, tmp_path: Path) -> None:
+    swept = sweep(tmp_path / "storage", "axes={train.objective.kind: [sft, dft]}")
+    assert swept.outcome.finished == 2
+    assert len({trial.params["train.objective.kind"] for trial in swept.trials}) == 2
+    assert swept.curves(1) == whole.curves()
+    [cold, warm] = [
+        float(found[1]) for line in swept.lines if (found := re.search(r"first step (\d+) s after the trial's", line))
+    ]
+    print(f"from a trial's start to its first step: {cold:.0f} s, and {warm:.0f} s with warm workers")
+    assert len(list((swept.storage / "ray" / "train").iterdir())) == 1
+
+
 @pytest.mark.slow
 def test_a_killed_trial_goes_on_where_it_was_and_its_curves_are_those_of_the_whole_one(
     whole: Swept, tmp_path: Path
@@ -74,6 +90,22 @@ def test_a_killed_trial_goes_on_where_it_was_and_its_curves_are_those_of_the_who
     # What was evaluated before is in the store; the engine gets no weights twice.
     assert len(again.swaps) + len(first.swaps) == 4
     assert not again.files().resume_directory.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["RayTrainWorker", "TrainController", "ImplicitFunc"])
+def test_a_trial_one_of_whose_processes_is_killed_is_taken_up_at_once(
+    whole: Swept, tmp_path: Path, process: str
+) -> None:
+    step = random.randint(1, STEPS - 2)
+    disturbance = Disturbance(lambda storage: saved_step(storage) >= step, lambda: kill_a(process))
+    swept = sweep(tmp_path / "storage", disturbance=disturbance)
+    assert disturbance.done.is_set()
+    assert (swept.outcome.finished, swept.outcome.failed) == (1, {})
+    assert "train: trial: interrupted: " in swept.text
+    assert (resumed := swept.trials[0].resumed_at) is not None and resumed >= step
+    assert swept.trials[0].mixed_provenance is None
+    assert swept.curves() == whole.curves()
 
 
 @pytest.mark.slow
@@ -108,7 +140,7 @@ def test_a_batch_that_is_not_finite_fails_its_trial_and_is_named(tmp_path: Path,
     step = next(step for step in range(1, STEPS) if 17 in batch_indices(step, settings, 40))
     reason = swept.outcome.failed["trial"]
     file = swept.files().non_finite
-    assert reason == f"RuntimeError: step {step}: loss or gradient is not finite; {file} names the batch"
+    assert reason == f"step {step}: loss or gradient is not finite; {file} names the batch"
     record = json.loads(file.read_text())
     assert (record["step"], 17 in record["samples"]) == (step, True)
     [trial] = swept.trials

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def rewrite(files: TrialFiles, rows: list[StepRow]) -> None:
     files.append_rows(rows)
 
 
+def finish(files: TrialFiles) -> None:
+    """With the checkpoint of step 12, as an attempt that trains on to the end does."""
+    listed = files.checkpoints()[-1]
+    directory = files.checkpoint_directory(12)
+    shutil.copytree(listed.directory, directory)
+    files.add_checkpoint(replace(listed, step=12, directory=str(directory)))
+    files.finish()
+
+
 def test_a_whole_state_is_taken_up(files: TrialFiles, prepared: PreparedSweep) -> None:
     assert start(files, prepared) == Start(SAVED)
 
@@ -121,6 +131,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "no checkpoint is listed": (
         lambda files: (files.directory / "checkpoints.json").unlink(),
         "its checkpoints of the steps 0, 4 are missing or damaged",
+    ),
+    "finished, but a row is lost": (
+        lambda files: (rewrite(files, [row(step) for step in range(12)]), finish(files)),
+        "it was trained before, but the rows of the steps 12 are lost",
     ),
     "finished, but a checkpoint is missing": (
         lambda files: (files.finish(), shutil.rmtree(files.checkpoint_directory(8))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 
 import pytest
 
@@ -81,3 +82,32 @@ def test_when_all_engines_fail_so_does_the_question() -> None:
     with pytest.raises(RuntimeError, match="the engine's process died"):
         ask_engines([Engine(dies_at=1), Engine(dies_at=2)], GROUPS, failures.append)
     assert failures == []
+
+
+class Forgetful(Engine):
+    """Leaves its last question out."""
+
+    def generate_of(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[list[Completion]]]:
+        return {digest: answers[:-1] for digest, answers in super().generate_of(groups).items()}
+
+
+def test_questions_that_an_engine_leaves_out_are_asked_of_the_others() -> None:
+    failures: list[str] = []
+    assert prompts(in_time([Forgetful(), Engine()], failures)) == ASKED
+    assert len(failures) == 1 and "left questions out" in failures[0]
+    with pytest.raises(AssertionError, match="left questions out"):
+        in_time([Forgetful(), Forgetful()], failures)
+
+
+def in_time(engines: Sequence[Engine], failures: list[str]) -> Mapping[str, Sequence[Sequence[Completion]]]:
+    """`ask_engines` in a thread of its own, lest a test that fails wait for ever."""
+    found: Future[Mapping[str, Sequence[Sequence[Completion]]]] = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(ask_engines(engines, GROUPS, failures.append))
+        except AssertionError as error:
+            found.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return found.result(timeout=10)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark
-from dft_sweeps.evaluation.generator import Canary
+from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.evaluations import ATTEMPTS, Evaluations
 from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.prepare import prepare
 from dft_sweeps.orchestration.standalone import Candidate, Measured, canary_of, measure, read_candidate, stored
+from dft_sweeps.report.stored_results import stored_results
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.load import load_sweep
 from dft_sweeps.spec.models import BenchmarkSpec, EvaluationSpec, SamplingSpec
@@ -138,6 +140,91 @@ def test_several_checkpoints_share_a_pool_each_with_its_own_prompts(
         keys = {judged["exact"].key for results in result.results.values() for judged in results}
         assert {key.weights_digest for key in keys} == {each.model.weights_digest}
         assert {key.template_digest for key in keys} == {each.prompts.digest}
+
+
+def edit_json(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def swap_words(directory: Path) -> None:
+    """Another tokenizer, which writes the probe of `Prompts.digest` as before, for it has neither word."""
+    file = directory / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["Ġhave"], vocabulary["Ġand"] = vocabulary["Ġand"], vocabulary["Ġhave"]
+    file.write_text(json.dumps(content))
+
+
+OTHER_POLICIES: dict[str, Callable[[Path], object]] = {
+    "normalised otherwise": lambda d: edit_json(d / "config.json", rms_norm_eps=0.1),
+    "ends elsewhere": lambda d: edit_json(d / "generation_config.json", eos_token_id=[5, 6]),
+    "writes words otherwise": swap_words,
+}
+
+
+@pytest.mark.parametrize("case", OTHER_POLICIES)
+def test_equal_tensors_of_another_policy_are_not_found_in_the_store(
+    case: str, benchmarks: dict[str, Benchmark], tmp_path: Path, graders: GraderPool
+) -> None:
+    base, twin, store = Path("embedded"), tmp_path / "twin", EvaluationStore(tmp_path / "storage")
+    shutil.copytree(EMBEDDED, twin)
+    measured([candidate(str(base), benchmarks)], benchmarks, store.root, open_pool(), graders)
+    assert stored(candidate(str(twin), benchmarks), benchmarks, store, graders) is not None
+    OTHER_POLICIES[case](twin)
+    other = candidate(str(twin), benchmarks)
+    assert stored(other, benchmarks, store, graders) is None
+    lacking = [store.knows(key, benchmark) for _, benchmark, key in other.keys(benchmarks)]
+    assert lacking == [False] * 4
+
+
+def test_engines_that_compute_in_another_dtype_are_asked_anew(
+    benchmarks: dict[str, Benchmark], tmp_path: Path, graders: GraderPool
+) -> None:
+    store = EvaluationStore(tmp_path)
+    exact, coarse = (
+        read_candidate("embedded", EVALUATION, benchmarks, None, Path.cwd(), dtype) for dtype in ("float32", "bfloat16")
+    )
+    measured([exact], benchmarks, tmp_path, open_pool(), graders)
+    assert stored(coarse, benchmarks, store, graders) is None
+    [found] = measured([coarse], benchmarks, tmp_path, open_pool(), graders)
+    assert stored(coarse, benchmarks, store, graders) == Measured(found.results)
+    described = [each.sampling for each in stored_results(tmp_path, coarse.model.weights_digest, pytest.fail)]
+    assert len(set(described)) == 4
+    assert sum(", in bfloat16" in each for each in described) == len(described) / 2
+
+
+def test_prompts_of_each_tokenizer_are_its_own(
+    benchmarks: dict[str, Benchmark], tmp_path: Path, graders: GraderPool
+) -> None:
+    other = changed_model(tmp_path / "other")
+    swap_words(other)
+    candidates = [candidate(name, benchmarks) for name in ("embedded", str(other))]
+    assert candidates[0].prompts.digest == candidates[1].prompts.digest
+    question = benchmarks["arithmetic_1"].questions[0].prompt_text
+    first, second = (each.prompts.ids(question) for each in candidates)
+    assert first != second
+    asked: list[tuple[int, ...]] = []
+
+    class Listening(ScriptedPool):
+        def generate_of(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[list[Completion]]]:
+            asked.extend(request.prompt for requests in groups.values() for request in requests)
+            return super().generate_of(groups)
+
+    pool = Listening()
+    pool.gate.set()
+    measured(candidates, benchmarks, tmp_path / "storage", pool, graders)
+    assert {first, second} <= set(asked)
+
+
+def test_a_kept_canary_is_that_of_the_policy_not_of_its_tensors(
+    benchmarks: dict[str, Benchmark], tmp_path: Path
+) -> None:
+    shutil.copytree(EMBEDDED, tmp_path / "twin")
+    edit_json(tmp_path / "twin" / "config.json", rms_norm_eps=0.1)
+    mine, its = (canary_of(candidate(name, benchmarks), benchmarks, tmp_path)
+                 for name in ("embedded", str(tmp_path / "twin")))  # fmt: skip
+    assert mine.prompts == its.prompts
+    assert mine.logprobs != its.logprobs
 
 
 def test_a_checkpoint_that_fails_leaves_the_others(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
-from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles
 
 HISTOGRAM = {"every": None, "samples": 32, "edges": [0.0, 0.5, 1.0]}
 
@@ -38,6 +41,23 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
     path = files.directory / "metrics.jsonl"
     path.write_text(path.read_text()[:-9])
     assert [row.step for row in files.rows()] == [1]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints.json"])
+def test_no_change_of_any_digit_passes(name: str, tmp_path: Path) -> None:
+    files = TrialFiles(tmp_path, "t-1")
+    files.fresh(HISTOGRAM)
+    files.append_rows([StepRow(1, 1_700_000_000_001, {"train/nll": 0.1}), StepRow(2, 2, {"train/nll": float("nan")})])
+    files.add_checkpoint(checkpoint(0))
+    read: Callable[[], object] = {"metrics.jsonl": files.rows, "checkpoints.json": files.checkpoints}[name]
+    path = files.directory / name
+    whole = path.read_text()
+    assert read()
+    for place, character in enumerate(whole):
+        if character.isdigit():
+            path.write_text(whole[:place] + str((int(character) + 1) % 10) + whole[place + 1 :])
+            with pytest.raises(DamagedFile, match=str(path)):
+                read()
 
 
 def test_what_came_after_the_step_that_is_taken_up_is_gone(tmp_path: Path) -> None:

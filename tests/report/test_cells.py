@@ -12,7 +12,7 @@ OBJECTIVE, SEED = "train.objective.kind", "train.seed"
 
 
 def row(axes: dict[str, Any]) -> TrialRow:
-    return TrialRow(f"t-{trial_name(axes)}", trial_name(axes), axes, "FINISHED", "r", {}, {}, None, None)
+    return TrialRow(f"t-{trial_name(axes)}", trial_name(axes), axes, "FINISHED", "r", {}, {}, {}, None, None)
 
 
 def grouped(axes: list[dict[str, Any]], variants: list[dict[str, Any]] | None = None) -> list[tuple[str, int]]:

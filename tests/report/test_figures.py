@@ -84,7 +84,11 @@ def texts(figure: Figure) -> list[Text]:
 @pytest.mark.parametrize("benchmarks", BENCHMARKS)
 def test_no_text_overlaps_another_or_leaves_the_figure(grid: str, benchmarks: str) -> None:
     curves = made_up(GRIDS[grid], BENCHMARKS[benchmarks])
-    for figure in (accuracy_figure(curves, SAMPLED), training_figure(curves), probability_figure(curves)):
+    hard = {key: [replace(point, accuracy=0.05, low=0.04, high=0.06) for point in points]
+            for key, points in curves.trials[0].accuracy.items() if key[1] == "aime24"}  # fmt: skip
+    apart = replace(curves, trials=tuple(replace(each, accuracy=each.accuracy | hard) for each in curves.trials))
+    figures = (accuracy_figure(curves, SAMPLED), accuracy_figure(apart, SAMPLED))
+    for figure in (*figures, training_figure(curves), probability_figure(curves)):
         assert figure is not None
         boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
         for name, box in boxes:
@@ -137,6 +141,19 @@ def test_all_panels_share_one_range_that_holds_every_interval() -> None:
     assert len(limits) == 1
     ((low, high),) = limits
     assert low < 27 and high > 100 * (0.3 + 0.3 + 0.02 * 23) * 0.97
+
+
+def test_benchmarks_of_very_different_difficulty_have_ranges_of_their_own() -> None:
+    curves = made_up(GRIDS["quickstart"], BENCHMARKS["five"])
+    hard = {("eval", "aime24"): [Measured(step, 0.02 + step / 3000, 0.01, 0.05) for step in range(0, 61, 10)]}
+    curves = replace(curves, trials=tuple(replace(each, accuracy=each.accuracy | hard) for each in curves.trials))
+    figure = accuracy_figure(curves, SAMPLED)
+    assert figure is not None
+    panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
+    assert panels["aime24"].get_ylim() == (0.0, 6.0)
+    assert panels["amc23"].get_ylim() == panels["math500"].get_ylim() != panels["aime24"].get_ylim()
+    assert all(ax.yaxis.get_tick_params()["labelleft"] for ax in figure.axes)
+    assert all(any(label.get_text() for label in ax.get_yticklabels()) for ax in figure.axes)
 
 
 def test_a_trial_looks_the_same_whatever_else_is_in_the_sweep() -> None:

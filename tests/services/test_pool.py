@@ -73,6 +73,38 @@ def test_killed_engine_is_reported_and_replaced(pool: Pool, checkpoints: list[Ch
         require_works(engine, checkpoints[1])
 
 
+def test_an_engine_whose_step_never_ends_is_reported_and_replaced(pool: Pool, checkpoints: list[Checkpoint]) -> None:
+    def hang(actor: Any) -> None:
+        """Runs in the engine's process: its next decoding step but one lasts longer than the test."""
+        from services import engine_actor
+
+        engine_actor.LONGEST_STEP_S, engine_actor._WATCH_S = 2.0, 0.5
+        whole_step, steps = actor._engine._engine.step, []
+
+        def step() -> Any:
+            steps.append(0)
+            if len(steps) > 2:
+                time.sleep(3600)
+            return whole_step()
+
+        actor._engine._engine.step = step
+
+    with pool.lease() as engine:
+        require_works(engine, checkpoints[1])
+        hung = _process_id(engine)
+        ray.get(engine._actor.__ray_call__.remote(hang))
+        started = time.monotonic()
+        with pytest.raises(EngineError, match=r"the engine hangs: a decoding step has not ended in \d s"):
+            engine.generate(sampled(PROMPTS))
+        assert time.monotonic() - started < 15
+        with pytest.raises(EngineError, match="the engine is broken"):
+            engine.generate(sampled(PROMPTS))
+    with pool.lease() as engine:
+        assert _process_id(engine) != hung
+        require_works(engine, checkpoints[1])
+    wait_until_gone(hung, seconds=20)
+
+
 def test_two_leases_on_one_replica_take_turns(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     events: list[str] = []
 

@@ -114,8 +114,12 @@ VALUES = {
 }
 
 FIELDS = {
+    "budget of nothing": Bad("pool:\n", "budget: {}\npool:\n", 37, "budget", "at least one of gpu_hours, cpu_hours and money"),
+    "budget of no hours": Bad("pool:\n", "budget: {gpu_hours: 0}\npool:\n", 37, "budget.gpu_hours", "should be more than 0"),
+    "money without a price": Bad("pool:\n", "budget: {money: 5}\npool:\n", None, "", "budget.money needs cost.price_per_gpu_hour"),
+    "speed of nothing": Bad("pool:\n", "cost: {train_tokens_per_second: 0}\npool:\n", 37, "cost.train_tokens_per_second", "should be more than 0"),
     "unknown section": Bad("pool:\n", "polo:\n", 37, "polo", "unknown field 'polo'; did you mean 'pool'?"),
-    "unknown section, none near": Bad("pool:\n", "zzz:\n", 37, "zzz", "valid are axes, description, execution, name, pool, trial,"),
+    "unknown section, none near": Bad("pool:\n", "zzz:\n", 37, "zzz", "valid are axes, budget, cost, description, execution,"),
     "unknown part of a trial": Bad("  train:\n", "  trian:\n", 9, "trial.trian", "did you mean 'train'?"),
     "unknown field": Bad("batch_size", "batchsize", 12, "trial.train.batchsize", "did you mean 'batch_size'?"),
     "unknown field, none near": Bad(STEPS, f"{STEPS}\n    frob: 2", 14, "trial.train.frob", TRAIN_FIELDS),

@@ -198,6 +198,7 @@ def test_another_source_of_the_same_content_is_the_same_trial() -> None:
 def test_name_execution_and_pool_are_not_in_the_id(tmp_path: Path) -> None:
     ours = load_sweep(write(tmp_path, SPEC))
     rest = "execution: {workers: 2, micro_batch_tokens: 64, cpus_per_worker: 3}\npool: {replicas: 4, dtype: bfloat16}\n"
+    rest += "cost: {price_per_gpu_hour: 2.5, start_s: 1}\nbudget: {gpu_hours: 3, money: 5}\n"
     other = load_sweep(write(tmp_path, SPEC.replace("golden", "other") + rest))
     assert [training_id(trial.spec, CONTENT) for trial in other.trials] == list(GOLDEN.values())
     assert [trial.spec for trial in other.trials] == [trial.spec for trial in ours.trials]

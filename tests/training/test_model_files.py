@@ -93,7 +93,6 @@ def test_the_digest_of_a_model_covers_weights_configuration_and_tokenizer(direct
     assert original.digest == inspect_model(EMBEDDED).digest
     edit_config(directory, rms_norm_eps=1e-5)
     configured = inspect_model(directory)
-    assert configured.weights_digest == original.weights_digest
     tokenizer = json.loads((directory / "tokenizer_config.json").read_text())
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"model_max_length": 77}))
     tokenized = inspect_model(directory)

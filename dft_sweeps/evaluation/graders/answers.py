@@ -9,13 +9,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dft_sweeps.evaluation.graders.latex_tree import TooDeep, Tree, Unreadable, parse
+from dft_sweeps.evaluation.graders.latex_tree import TooDeep, Tree, Unreadable, parse, quantity
 from dft_sweeps.evaluation.graders.latex_values import equal, names, proportional
+from dft_sweeps.evaluation.graders.units import Known, clash
 
 
 @dataclass(frozen=True)
 class Formula:
     tree: Tree
+    unit: Known = ()
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,17 @@ _UNICODE = str.maketrans(
         "√": r"\sqrt ",
         "°": r"^\circ ",
         "∞": r"\infty ",
+        "≈": r"\approx ",
     }
     | {"²": "^2", "³": "^3", "∪": r"\cup ", "≤": r"\le ", "≥": r"\ge ", "\N{NO-BREAK SPACE}": " ", "½": r"\frac{1}{2}"}
 )
 _SMALL_SPACE = re.compile(r"\\!\s*|(?<=\d)\{,\}(?=\d{3})|(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))")
+_THIN_SPACE = re.compile(r"(?<!\\)\\[,;:]")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr|displaystyle)(?![a-zA-Z])\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _OUTER_QUADS = re.compile(r"^\s*\\q?quad(?![a-zA-Z])|\\q?quad\s*$")
+_ABOUT = re.compile(r"^\s*\\approx(?![a-zA-Z])")
 _EDGES = re.compile(r"^(?:\s|\\[,;:! ])+|(?:\s|\\[,;:! ]|[.,;])+$")
 _BRACKET = re.compile(r"[(\[]|\\\{")
 _CONJUNCTION = re.compile(
@@ -87,8 +92,6 @@ _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _MEMBERSHIP = re.compile(r"^[A-Za-z](?:_\{?\w+\}?)?\s*\\in(?![a-zA-Z])")
 _MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _DEFINED = re.compile(r"([A-Za-z]|\\[a-zA-Z]+)'?(?:_\{?[^{}=()]*\}?\}?)?\s*(?:\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\))?")
-_PLAIN_UNIT = re.compile(r"([-+]?(?:\d[\d,]*)?(?:\.\d+|\d)(?:/\d+)?)\s*([A-Za-z][A-Za-z. /]*)(?:\^?\d)?")
-_NO_UNITS = frozenset("e i x y z n k pi sqrt ln log sin cos tan E or and".split())  # noqa: SIM905
 _OPENING = frozenset("([{")
 _CLOSING = frozenset(")]}")
 _MOST_PARTS = 64
@@ -99,10 +102,10 @@ def tidy(text: str, several: bool = False) -> str:
 
     Where several answers are expected, a comma between digits separates answers.
     """
-    text = _SMALL_SPACE.sub("", text.translate(_UNICODE))
+    text = _THIN_SPACE.sub(" ", _SMALL_SPACE.sub("", text.translate(_UNICODE)))
     text = _FRACTIONS.sub(r"\\frac", _SIZES.sub("", text)).replace(r"\$", "").replace("$", "")
     text = text.replace(r"\(", "").replace(r"\)", "").replace("{,}", ",").replace("**", "^")
-    text = _PYTHON_PREFIX.sub("", _OUTER_QUADS.sub("", text))
+    text = _PYTHON_PREFIX.sub("", _ABOUT.sub("", _OUTER_QUADS.sub("", text)))
     if not several and not _BRACKET.search(text):
         text = _THOUSANDS.sub(lambda found: found.group().replace(",", ""), text)
     return _EDGES.sub("", text)
@@ -127,7 +130,7 @@ def read(text: str, several: bool = False, depth: int = 0) -> Answer:
         found = _bracketed(text, several, depth)
     if found is None:
         found = _equation(text, depth)
-    return Formula(parse(text)) if found is None else found
+    return Formula(*quantity(text)) if found is None else found
 
 
 def same(gold: Answer, answer: Answer, tolerance: float = 0.0) -> bool:
@@ -137,7 +140,7 @@ def same(gold: Answer, answer: Answer, tolerance: float = 0.0) -> bool:
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return _same_equation(gold, answer, tolerance)
     if isinstance(gold, Formula) and isinstance(answer, Formula):
-        return equal(gold.tree, answer.tree, tolerance)
+        return not clash(gold.unit, answer.unit) and equal(gold.tree, answer.tree, tolerance)
     if isinstance(gold, Row) and isinstance(answer, Row):
         brackets = (gold.opening, gold.closing) == (answer.opening, answer.closing)
         return brackets and _same_rows([gold.parts], [answer.parts], tolerance)
@@ -152,7 +155,15 @@ def _spelled(answer: Words | Formula) -> str:
     """Words, or the name that a formula is: a choice may be written as text or as a variable."""
     if isinstance(answer, Words):
         return answer.text
-    return str(answer.tree[1]).lower() if answer.tree[0] == "name" else repr(answer.tree)
+    return (_letters(answer.tree) or repr(answer.tree)).lower()
+
+
+def _letters(tree: Tree) -> str:
+    """The word that names side by side spell, such as "odd"; empty where the tree is something else."""
+    if tree[0] != "*":
+        return str(tree[1]) if tree[0] == "name" else ""
+    left, right = _letters(tree[1]), _letters(tree[2])
+    return left + right if left and right else ""
 
 
 def _words(text: str) -> Words | None:
@@ -163,14 +174,6 @@ def _words(text: str) -> Words | None:
     if _WORD.fullmatch(plain) and (wrapped or unwrapped or (plain[0] == "(" and len(bare) == 1)):
         return Words(" ".join(bare.lower().split()))
     return None
-
-
-def without_plain_unit(text: str) -> str:
-    """A number without the words behind it, for golds without names: in ``5 apples`` the words are no product."""
-    found = _PLAIN_UNIT.fullmatch(tidy(text))
-    if found is None or _NO_UNITS & set(re.findall("[A-Za-z]+", found[2])):
-        return text
-    return found[1]
 
 
 def _listed(text: str, several: bool, depth: int) -> Answer | None:

@@ -11,6 +11,8 @@ import re
 from collections import deque
 from collections.abc import Iterator
 
+from dft_sweeps.evaluation.graders.units import continues, starts_scale
+
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s?\{|[{}]")
 _JOINT = re.compile(r"[\s$.]*(?:,|;|&|and|or|,\s*and|,\s*or)[\s$]*")
 _MOST_BOXES = 16
@@ -18,9 +20,16 @@ _ANSWER = re.compile(r"\banswer(?:\s+is|\s*:|\s*=)\**\s*:?[ \t]*", re.IGNORECASE
 _SENTENCE = re.compile(r"[^\n]*?(?=\.(?:\s|$)|\n|$)")
 _MATH = re.compile(r"\$\$?([^$]{1,512})\$\$?|\\\((.{1,512}?)\\\)|\\\[(.{1,512}?)\\\]", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?%?|(?<![\w.])[-+−]?\.\d+")
-_CONTINUED = re.compile(r"\s*[*^!(+/×]|\s-\s?\d|[A-Za-z_]\S")
+_CONTINUED = re.compile(r"\s*[*^!(+/×]|\s-\s?\d|[A-Za-z_]")
+_UNSURE = re.compile(r"\b(?:not|never|no|neither|between|least|most|than)\b|n't\b|[-+*/^<>≤≥]\s*$", re.IGNORECASE)
+_CLAUSE_END = re.compile(
+    r"[,;(]\s*+(?!(?:and|or|but|not)\b|[-+−$\\]*[\d.])|(?<![A-Za-z])(?:because|since|as|so|which)(?![A-Za-z])|$"
+)
+_MORE = re.compile(r"[\d$\\=<>+*^:]")
+_ANOTHER = re.compile(r"\s*(?:,\s*)?(?:(?:and|or|to|but|times|not)\s+)*(?:[-+−]?\s?\d|\$|\\\()")
 _LONGEST_PHRASE = 64
-_FINAL_NUMBER = re.compile(r"-?\d*\.?\d+", re.ASCII)
+_LONGEST_SENTENCE = 512
+_FINAL_NUMBER = re.compile(r"-?\d*\.?\d+")
 
 
 def last_boxed(text: str) -> str | None:
@@ -72,16 +81,36 @@ def _joined_boxes(text: str, boxes: list[tuple[int, int, int]]) -> str:
 
 
 def _phrase(text: str, start: int) -> str | None:
-    """What an "answer is" announces: its formula, or its number, or its few words."""
+    """What an "answer is" announces: its formula, or its number, or its few words.
+
+    A formula or number that is denied before, or that goes on behind ("3 or 4", "5 million"), is not the answer
+    alone: then it is the whole sentence.
+    """
     sentence = _SENTENCE.match(text, start)
     phrase = sentence.group().strip() if sentence else ""
     formula = _MATH.search(text, start, start + len(phrase) + 600)
     if formula and formula.start() <= start + len(phrase):
+        rest = _SENTENCE.match(text, formula.end())
+        behind = rest.group() if rest else ""
+        whole = text[start : formula.end()] + behind
+        if _UNSURE.search(text, start, formula.start()) or _ANOTHER.match(behind) or starts_scale(behind):
+            return whole.strip() if len(whole) <= _LONGEST_SENTENCE else None
         return _content(formula)
+    phrase = phrase.strip("*_ ")
     number = _NUMBER.search(phrase)
     if number and not _CONTINUED.match(phrase, number.end()):
-        return number.group()
-    return phrase.strip("*_ ") if len(phrase) <= _LONGEST_PHRASE else None
+        if not _UNSURE.search(phrase, 0, number.start()) and _is_unit(phrase[number.end() :]):
+            return number.group()
+        return phrase if len(phrase) <= _LONGEST_SENTENCE else None
+    return phrase if len(phrase) <= _LONGEST_PHRASE else None
+
+
+def _is_unit(behind: str) -> bool:
+    """Whether the words behind a number, up to the end of their clause, can be its unit."""
+    end = _CLAUSE_END.search(behind)
+    assert end is not None
+    clause = behind[: end.start()]
+    return _MORE.search(clause) is None and not continues(clause)
 
 
 def _last_formula(text: str) -> str | None:

@@ -6,8 +6,10 @@ judge decides; it never guesses at sums, integrals or words.
 
 from __future__ import annotations
 
-import re
 from typing import Any
+
+from dft_sweeps.evaluation.graders.latex_tokens import FUNCTIONS, tokens
+from dft_sweeps.evaluation.graders.units import TEXTS, UNIT_SIGNS, Known, read_unit
 
 Tree = tuple[Any, ...]
 """``("number", text)``, ``("name", text)``, ``("based", digits, base)``, or an operation and its operands."""
@@ -20,55 +22,47 @@ class Unreadable(ValueError):
     """The text is no formula of the kinds known here."""
 
 
+class Continued(Unreadable):
+    """A formula is read, and what stands behind it is no unit: it changes what the formula says."""
+
+
 class TooDeep(ValueError):
     """The text is nested more deeply than `DEEPEST`."""
 
 
-_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?|[^\W\d_]|\S", re.DOTALL | re.ASCII)
-_SPACING = frozenset(
-    r"\, \; \: \! \  ~ \quad \qquad \left \right \displaystyle \limits \big \Big \bigl \bigr \Bigl \Bigr".split(" ")  # noqa: SIM905
-) | {"\\ "}
 _TIMES = frozenset({"*", r"\times", r"\cdot"})
 _OVER = frozenset({"/", r"\div"})
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", "|": "|"}
-_TEXTS = frozenset(r"\text \mathrm \mbox \textrm \mathbf \mathit \textbf \textit \rm \hbox \operatorname".split())  # noqa: SIM905
-_UNIT_SIGNS = frozenset({r"\AA", "%", r"\%", r"\degree", r"\Omega", "°"})
 _ACCENTS = frozenset(r"\dot \ddot \hat \bar \vec \tilde \overline \mathcal \mathbb".split())  # noqa: SIM905
-FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp lg".split())  # noqa: SIM905
-_WORDS = sorted(FUNCTIONS | {"sqrt", "pi"}, key=len, reverse=True)
 _UNKNOWN_FUNCTIONS = frozenset("fghFGHIPQu")
 
 
-def tokens(text: str) -> list[str]:
-    """Tokens of a text, spacing left out; a word such as ``sqrt`` counts as the command it names."""
-    found = [token for token in _TOKEN.findall(text) if token not in _SPACING]
-    joined: list[str] = []
-    at = 0
-    while at < len(found):
-        for word in _WORDS:
-            if found[at] == word[0] and "".join(found[at : at + len(word)]) == word:
-                joined.append("\\" + word)
-                at += len(word)
-                break
-        else:
-            joined.append(found[at])
-            at += 1
-    return joined
-
-
 def parse(text: str) -> Tree:
-    """The tree of one formula; a unit behind it is left out.
+    """The tree of one formula; a unit behind it is left out. Raises as `quantity` does."""
+    return quantity(text)[0]
+
+
+def quantity(text: str) -> tuple[Tree, Known]:
+    """The tree of one formula, and the known units behind it; a scale word there multiplies the formula.
 
     Raises:
         Unreadable: not a formula of the kinds known here.
+        Continued: a formula, and more than a unit behind it.
         TooDeep: nested too deeply.
     """
-    reader = _Reader(tokens(text))
+    found, starts = tokens(text)
+    reader = _Reader(found)
     tree = reader.sum(0)
-    reader.skip_unit()
-    if reader.next is not None:
+    if reader.next is None:
+        return tree, ()
+    if reader.next == r"\mod":
+        raise Continued(f"{reader.next} behind a formula")
+    if not reader.at_unit():
         raise Unreadable(f"unexpected {reader.next!r}")
-    return tree
+    unit = read_unit(text[starts[-reader.left] :])
+    if unit is None:
+        raise Continued("more than a unit behind a formula")
+    return (tree if unit.scale == 1 else ("*", tree, ("number", str(unit.scale)))), unit.known
 
 
 class _Reader:
@@ -79,6 +73,11 @@ class _Reader:
     @property
     def next(self) -> str | None:
         return self._tokens[self._at] if self._at < len(self._tokens) else None
+
+    @property
+    def left(self) -> int:
+        """Number of tokens not yet read."""
+        return len(self._tokens) - self._at
 
     def take(self) -> str:
         token = self.next
@@ -176,12 +175,19 @@ class _Reader:
 
     def _starts_atom(self) -> bool:
         token = self.next
-        if token is None or token in _UNIT_SIGNS or (token in _TEXTS and not self._names_constant()):
+        if token is None or self.at_unit():
             return False
         return token[0].isalnum() or token in ("(", "[", "{") or (token[0] == "\\" and token in _STARTS)
 
-    def _names_constant(self) -> bool:
-        return self._tokens[self._at + 1 : self._at + 4] in (["{", "e", "}"], ["{", "i", "}"])
+    def at_unit(self) -> bool:
+        r"""Whether a unit is next: its sign, text, or a \frac of text; a text that is e or i is none."""
+        group = 2 * (self._tokens[self._at : self._at + 2] == [r"\frac", "{"])
+        token = self._tokens[self._at + group : self._at + group + 1]
+        return (token[:1] != [] and token[0] in TEXTS and not self._names_constant(group)) or self.next in UNIT_SIGNS
+
+    def _names_constant(self, ahead: int = 0) -> bool:
+        at = self._at + ahead
+        return self._tokens[at + 1 : at + 4] in (["{", "e", "}"], ["{", "i", "}"])
 
     def atom(self, depth: int) -> Tree:
         token = self.next
@@ -193,7 +199,7 @@ class _Reader:
             return self.group(depth)
         if token in (r"\lfloor", r"\lceil", "|"):
             return ({r"\lfloor": "floor", r"\lceil": "ceiling"}.get(token, "absolute"), self.group(depth))
-        if token in _TEXTS and self._names_constant():
+        if token in TEXTS and self._names_constant():
             self._at += 4
             return ("name", self._tokens[self._at - 2])
         self.take()
@@ -225,7 +231,7 @@ class _Reader:
             token = self.take()
             level += (token == "{") - (token == "}")
             parts.append(token)
-        return "".join(part for part in parts[:-1] if part not in "{}" and part not in _TEXTS)
+        return "".join(part for part in parts[:-1] if part not in "{}" and part not in TEXTS)
 
     def _name(self, name: str, depth: int) -> Tree:
         applied = name in _UNKNOWN_FUNCTIONS and self.next == "("
@@ -275,15 +281,6 @@ class _Reader:
         applied: Tree = (name, value) if base is None else ("/", ("ln", value), ("ln", base))
         return applied if power is None else ("^", applied, power)
 
-    def skip_unit(self) -> None:
-        """A unit is the rest of an answer from its first text or sign of a unit on."""
-        token = self.next
-        behind = self._tokens[self._at + 1 : self._at + 2]
-        if token in ("/", r"\cdot", r"\mu") and behind and (behind[0] in _TEXTS or behind[0] in _UNIT_SIGNS):
-            token = behind[0]
-        if token in _TEXTS or token in _UNIT_SIGNS:
-            self._at = len(self._tokens)
-
 
 def _whole(tree: Tree) -> bool:
     return tree[0] == "number" and tree[1].isdigit()
@@ -296,5 +293,5 @@ _GREEK = frozenset(
         "tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi hbar ell infty mho"
     ).split()
 )
-_STARTS = _GREEK | _ACCENTS | _TEXTS | {"\\" + name for name in FUNCTIONS}
+_STARTS = _GREEK | _ACCENTS | TEXTS | {"\\" + name for name in FUNCTIONS}
 _STARTS |= {r"\frac", r"\sqrt", r"\binom", r"\lfloor", r"\lceil"}

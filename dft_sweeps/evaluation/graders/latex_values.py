@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import mpmath
 
@@ -24,7 +24,17 @@ _WHOLE_POINTS = range(-48, 0)
 _LEAST_DIGITS = 6
 """Significant digits that a decimal needs to stand for a value that no decimal equals."""
 
-Values = Callable[[str], Any]
+
+class Far(NamedTuple):
+    """A sample point at which one name is far from the others."""
+
+    name: str
+    factor: float
+    whole: bool
+    """Whether names stand for whole numbers."""
+
+
+Point = int | Far
 
 
 class TooLarge(ValueError):
@@ -45,29 +55,94 @@ def equal(gold: Tree, answer: Tree, tolerance: float = 0.0) -> bool:
         return gold == answer
     if not names(gold) and not names(answer):
         return _agree(gold, answer, 0, tolerance)
-    points = _WHOLE_POINTS if _rounds(gold) or _rounds(answer) else _POINTS
-    return all(_agree(gold, answer, point, tolerance) for point in points)
+    points = _WHOLE_POINTS if _holds(_rounds, gold) or _holds(_rounds, answer) else _POINTS
+    return all(_agree(gold, answer, point, tolerance) for point in points) and all(
+        _agree_far(gold, answer, point, tolerance) for point in far_points(gold, answer)
+    )
+
+
+def _holds(says: Callable[[Tree], bool], tree: Tree) -> bool:
+    """Whether it says so of a tree or of one of its parts."""
+    return says(tree) or any(_holds(says, part) for part in tree[1:] if isinstance(part, tuple))
 
 
 def _rounds(tree: Tree) -> bool:
-    return tree[0] in ("floor", "ceiling") or any(_rounds(part) for part in tree[1:] if isinstance(part, tuple))
+    return tree[0] in ("floor", "ceiling")
+
+
+def _hides_sign(tree: Tree) -> bool:
+    """Whether it is an absolute value or an even root of something with names."""
+    if tree[0] not in ("absolute", "root", "^") or not names(tree[1]):
+        return False
+    if tree[0] == "absolute":
+        return True
+    if tree[0] == "root":
+        return bool(tree[2][0] == "number" and tree[2][1].isdigit() and int(tree[2][1]) % 2 == 0)
+    return _even_denominator(tree[2])
+
+
+def _even_denominator(exponent: Tree) -> bool:
+    if exponent[0] == "neg":
+        return _even_denominator(exponent[1])
+    if exponent[0] == "/":
+        return bool(exponent[2][0] == "number" and exponent[2][1].isdigit() and int(exponent[2][1]) % 2 == 0)
+    return bool(exponent[0] == "number" and exponent[1].rstrip("0").endswith(".5"))
+
+
+def far_points(*trees: Tree) -> list[Point]:
+    """Points that tell a formula from its absolute value, if there is such a value in a tree: else none.
+
+    One name at a time is far, and negative at some points. In most formulas all names are known to be positive: one
+    that can be written in two ways, as sqrt(b/a) and sqrt(ab)/a, often differs from itself where several are negative.
+    """
+    if not any(_holds(_hides_sign, tree) for tree in trees):
+        return []
+    whole = any(_holds(_rounds, tree) for tree in trees)
+    factors = (-1.0, -32.0, 32.0) if whole else (-0.03125, -32.0, 0.03125, 32.0)
+    return [Far(name, by, whole) for name in sorted(frozenset().union(*map(names, trees))) for by in factors]
+
+
+def _agree_far(gold: Tree, answer: Tree, point: Point, tolerance: float) -> bool:
+    """As `_agree`; also where the gold has no real value. An answer that has none where the gold has one differs."""
+    with mpmath.workdps(_DIGITS):
+        if real_value(gold, point) is None:
+            return True
+    try:
+        return _agree(gold, answer, point, tolerance)
+    except (Unreadable, TooLarge):
+        return False
+
+
+def real_value(tree: Tree, point: Point) -> Any:
+    """Value of a tree, or None where it is undefined, too large, infinite or not real."""
+    try:
+        value = evaluate(tree, point)
+    except (Unreadable, TooLarge):
+        return None
+    real = mpmath.isfinite(value) and abs(mpmath.im(value)) <= abs(value) * mpmath.mpf(10) ** (20 - _DIGITS)
+    return mpmath.re(value) if real else None
 
 
 def proportional(gold: tuple[Tree, Tree], answer: tuple[Tree, Tree]) -> bool:
     """Whether two equations, each a pair of sides, differ by a constant factor only. Raises as `equal` does."""
-    same_names = names(gold[0]) | names(gold[1]) == names(answer[0]) | names(answer[1])
+    first, second = ("-", *gold), ("-", *answer)
     ratios = []
     with mpmath.workdps(_DIGITS):
         for point in _POINTS:
-            first, second = (evaluate(left, point) - evaluate(right, point) for left, right in (gold, answer))
-            if first == 0 or second == 0:
+            right, given = evaluate(first, point), evaluate(second, point)
+            if right == 0 or given == 0:
                 return False
-            ratios.append(second / first)
+            ratios.append(given / right)
+        for point in far_points(first, second):
+            right = real_value(first, point)
+            if right:
+                given = real_value(second, point)
+                ratios.append(mpmath.inf if given is None else given / right)
         same = all(abs(ratio - ratios[0]) <= abs(ratios[0]) * mpmath.mpf(10) ** (15 - _DIGITS) for ratio in ratios)
-    return same and same_names
+    return same and names(first) == names(second)
 
 
-def _agree(gold: Tree, answer: Tree, point: int, tolerance: float) -> bool:
+def _agree(gold: Tree, answer: Tree, point: Point, tolerance: float) -> bool:
     with mpmath.workdps(_DIGITS):
         right, given = evaluate(gold, point), evaluate(answer, point)
         if mpmath.isnan(right) or mpmath.isnan(given):
@@ -88,7 +163,7 @@ def _agree(gold: Tree, answer: Tree, point: int, tolerance: float) -> bool:
         return bool(abs(evaluate(gold, point) - evaluate(answer, point)) < mpmath.mpf(10) ** -20)
 
 
-def _vanishes(tree: Tree, value: Any, point: int) -> bool:
+def _vanishes(tree: Tree, value: Any, point: Point) -> bool:
     """Whether a tiny value is what cancellation left of a zero: that shrinks when digits are added."""
     if abs(value) > mpmath.mpf(10) ** (10 - _DIGITS):
         return False
@@ -115,15 +190,20 @@ def names(tree: Tree) -> frozenset[str]:
     return frozenset().union(*(names(part) for part in tree[1:] if isinstance(part, tuple)))
 
 
-def _value_of(name: str, point: int) -> Any:
+def _value_of(name: str, point: Point) -> Any:
     """A fixed value for a name, in [1.25, 2.25] or whole: the same for gold and answer, another at every point."""
     hashed = hashlib.sha256(f"{name}\0{point}".encode(errors="replace")).digest()
-    if point in _WHOLE_POINTS:
-        return mpmath.mpf(2 + hashed[0] % 64)
-    return mpmath.mpf(1.25) + mpmath.mpf(int.from_bytes(hashed, "big")) / mpmath.mpf(2) ** 256
+    if point.whole if isinstance(point, Far) else point in _WHOLE_POINTS:
+        value = mpmath.mpf(2 + hashed[0] % 64)
+    else:
+        value = mpmath.mpf(1.25) + mpmath.mpf(int.from_bytes(hashed, "big")) / mpmath.mpf(2) ** 256
+    if isinstance(point, int):
+        return value
+    far = name == point.name or (point.name.endswith("()") and name.startswith(point.name[:-1]))
+    return value * point.factor if far else value
 
 
-def evaluate(tree: Tree, point: int) -> Any:
+def evaluate(tree: Tree, point: Point) -> Any:
     """Value of a tree at a sample point, at mpmath's present precision.
 
     Raises:

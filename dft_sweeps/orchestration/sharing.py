@@ -1,0 +1,188 @@
+"""Sweeps that want the same trials at once, and one sweep run from several shells: every trial is run once.
+
+A process runs the trials that no other runs, then waits for those that others run, and takes what they recorded. A
+trial is free again when it has ended, or when its process has, however that ended; if it is not finished then, who
+waits takes it up from its checkpoints. Nobody holds a trial while waiting for another, so nobody waits for ever.
+Services are started for what is run, and are not kept while waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+
+from dft_sweeps.orchestration.cluster import ClusterUnavailable, heed_interrupts, uninterrupted
+from dft_sweeps.orchestration.coordinator import Coordinator, Outcome
+from dft_sweeps.orchestration.engines import EnginePool
+from dft_sweeps.orchestration.locks import SweepLocks
+from dft_sweeps.orchestration.prepare import PreparedSweep
+from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.tracking.writer import Ended
+
+POLL_S = 1.0
+REMIND_S = 300.0
+MOST_NAMED = 5
+_NO_MORE_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+Services = Callable[[], contextlib.AbstractContextManager[tuple[EnginePool, int]]]
+"""Ray and the evaluation pool, for a block's duration, and how many trials fit beside the pool."""
+
+
+def run_missing(
+    prepared: PreparedSweep,
+    runs: TrialRuns,
+    storage: Path,
+    say: Callable[[str, str], None],
+    services: Services,
+    only: Collection[str] | None = None,
+    fresh: bool = False,
+) -> Outcome:
+    """Runs the trials of a sweep that are not finished, or waits for those that another process runs.
+
+    Args:
+        only: training ids of the trials wanted; all if this is None.
+        fresh: run finished ones again, from step 0 and in new runs. What another process finishes meanwhile counts.
+
+    Raises:
+        ClusterUnavailable, PoolError, TrackingUnavailable: a service has gone.
+        StorageUnavailable: the storage is full, read-only or broken.
+    """
+    heed_interrupts()
+    with _storage_errors(storage), SweepLocks(storage, prepared.sweep_id) as locks:
+        sweep = _SharedSweep(prepared, runs, storage, say, locks, fresh)
+        status: Ended = "KILLED"
+        try:
+            outcome = sweep.run(services, only)
+            status = "FAILED" if outcome.failed else "FINISHED"
+            return outcome
+        finally:
+            with uninterrupted():
+                sweep.close(status)
+
+
+class StorageUnavailable(ClusterUnavailable):
+    """The sweep's storage takes no more writes."""
+
+
+@contextlib.contextmanager
+def _storage_errors(storage: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_MORE_WRITES:
+            raise
+        raise StorageUnavailable(
+            f"{storage} takes no more writes: {error}; once it does, the same command takes the sweep up again"
+        ) from error
+
+
+class _SharedSweep:
+    def __init__(
+        self,
+        prepared: PreparedSweep,
+        runs: TrialRuns,
+        storage: Path,
+        say: Callable[[str, str], None],
+        locks: SweepLocks,
+        fresh: bool,
+    ) -> None:
+        self._prepared, self._runs, self._storage, self._say = prepared, runs, storage, say
+        self._locks, self._fresh = locks, fresh
+        self._before = dict(runs.finished) if fresh else {}
+        self._ids = [trial.training_id for trial in prepared.trials]
+        self._begun = False
+        self._told: tuple[set[str], float] = set(), 0.0
+
+    def run(self, services: Services, only: Collection[str] | None) -> Outcome:
+        pending = [id_ for id_ in self._ids if only is None or id_ in only]
+        wanted, finished, reused, failed = len(pending), 0, 0, dict[str, str]()
+        first = True
+        while pending:
+            with self._locks.taking():
+                mine = self._locks.take(pending)
+            if first or mine:
+                self._runs.refresh()  # what is ours now, nobody else writes any more
+                done = {id_ for id_ in pending if self._is_done(id_)}
+                self._locks.release(done & mine)
+                pending, mine, reused = [id_ for id_ in pending if id_ not in done], mine - done, reused + len(done)
+            if first and reused:
+                self._say("sweep", f"{reused} of {wanted} trials are finished already")
+            first = False
+            if mine:
+                outcome = self._run_mine(services, mine)
+                pending = [id_ for id_ in pending if id_ not in mine]
+                finished, failed = finished + outcome.finished, failed | outcome.failed
+            elif pending:
+                self._wait(pending)
+        self._begin()
+        return Outcome(finished, reused, failed)
+
+    def _is_done(self, training_id: str) -> bool:
+        run_id = self._runs.finished.get(training_id)
+        return run_id is not None and run_id != self._before.get(training_id)
+
+    def _run_mine(self, services: Services, mine: set[str]) -> Outcome:
+        with services() as (pool, concurrent):
+            self._begin()
+            self._runs.settle(mine)
+            if self._fresh:
+                for training_id in mine:
+                    self._clear(training_id)
+            coordinator = Coordinator(
+                self._prepared, self._runs, self._storage, self._say, mine, lambda id_: self._locks.release([id_])
+            )
+            outcome = coordinator.run(pool, concurrent)
+        self._locks.release_all()  # of trials that were stopped
+        return outcome
+
+    def _clear(self, training_id: str) -> None:
+        """Removes what earlier attempts left on the storage. What a process of theirs may still write alone is no
+        state that can be taken up."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(TrialFiles(self._storage, training_id).directory)
+
+    def _begin(self) -> None:
+        """Opens the sweep's run in MLflow, at the latest moment: what cannot start leaves no trace there."""
+        if self._begun:
+            return
+        with self._locks.taking():
+            self._locks.join()
+            self._runs.begin(self._locks.unheld(self._ids))
+            self._begun = True
+
+    def close(self, status: Ended) -> None:
+        if not self._begun:
+            return
+        with self._locks.taking():
+            last = self._locks.leave()
+            if last:
+                self._runs.settle(self._locks.unheld(self._ids))
+            self._runs.close(status, last)
+
+    def _wait(self, pending: list[str]) -> None:
+        """Says for whom, where that is news, and lets a moment pass."""
+        self._begin()
+        told, at = self._told
+        if set(pending) - told or time.monotonic() - at > REMIND_S:
+            for line in _waits(pending, self._locks):
+                self._say("sweep", line)
+            self._told = set(pending), time.monotonic()
+        time.sleep(POLL_S)
+
+
+def _waits(pending: Iterable[str], locks: SweepLocks) -> list[str]:
+    by_holder = defaultdict(list)
+    for training_id in pending:
+        by_holder[locks.holder(training_id)].append(training_id)
+    lines = []
+    for holder, ids in by_holder.items():
+        more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+        named = ", ".join(ids[:MOST_NAMED]) + more
+        lines.append(f"waiting for trial{'s' if len(ids) > 1 else ''} {named}, which {holder} runs")
+    return lines

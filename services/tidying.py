@@ -1,0 +1,68 @@
+"""After jobs that were killed: their engines end, and their runs in MLflow stop saying RUNNING.
+
+A job that ends by itself, or by Ctrl-C, tidies up itself; then there is nothing to do here. Everything can be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from pathlib import Path
+
+from dft_sweeps.orchestration.cluster import ClusterUnavailable
+from dft_sweeps.orchestration.locks import SweepLocks, try_lock
+from dft_sweeps.tracking.store import TrackingUnavailable
+from dft_sweeps.tracking.writer import Tracker
+from services.jobs import SweepJobs
+from services.sweep_views import SweepViews
+
+EVERY_S = 20.0
+logger = logging.getLogger(__name__)
+
+
+def tidy(storage: Path, tracking_uri: str, sweep_id: str) -> list[str]:
+    """Ends the engines of a sweep whose job has ended, and sets KILLED what MLflow has RUNNING of it.
+
+    What belongs to a process that lives is left alone. Returns the run ids set KILLED.
+    """
+    locks = SweepLocks(storage, sweep_id)
+    with locks.taking():
+        locks.join()
+        alone = locks.leave()
+        killed = Tracker(tracking_uri, None).reconcile(sweep_id) if alone else []
+    _stop_pools(storage, sweep_id)
+    return killed
+
+
+async def keep_tidy(jobs: SweepJobs, views: SweepViews, storage: Path, tracking_uri: str) -> None:
+    """Tidies up after every job that failed or was stopped, once each, for as long as this runs."""
+    tidied: set[str] = set()
+    while True:
+        with contextlib.suppress(ClusterUnavailable, TrackingUnavailable):  # it is tried again
+            newest = {job.sweep_id: job for job in await views.run(jobs.all)}
+            for job in newest.values():
+                if job.status in {"FAILED", "STOPPED"} and job.submission_id not in tidied:
+                    killed = await views.run(tidy, storage, tracking_uri, job.sweep_id)
+                    tidied.add(job.submission_id)
+                    if killed:
+                        logger.warning("%s was killed; set its runs KILLED: %s", job.submission_id, killed)
+        await asyncio.sleep(EVERY_S)
+
+
+def _stop_pools(storage: Path, sweep_id: str) -> None:
+    """Ends those of the sweep's own pools that no process holds the name of."""
+    import ray
+    from ray import serve
+
+    from services.pool import stop_pool
+
+    if not ray.is_initialized():  # then no pool is in reach
+        return
+    for name in serve.status().applications:
+        lock = storage / "locks" / f"{name}.lock"
+        if re.fullmatch(rf"evaluation-{sweep_id}(-[0-9]+)?", name) and lock.exists():
+            with lock.open("a") as file:
+                if try_lock(file):
+                    stop_pool(name)

@@ -1,0 +1,121 @@
+"""`serve`, `submit`, `logs`, `cancel` and `rerun` on a real cluster, over TLS: Ray Jobs, Serve, vLLM and MLflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.tracking.reader import Reader
+from tests.end_to_end.running import SPEC, interrupt, marked
+from tests.services.served import Service, serve
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
+TEXT = SPEC.read_text()
+LONG = ("trial.train.steps=400", "trial.evaluation.every=200", "execution.save_every_s=0")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = serve(tmp_path_factory.mktemp("served") / "storage")
+    yield service
+    interrupt(service.process.pid, service.mark)
+    assert service.process.wait(120) == 0, "\n".join(service.lines)
+    assert [process.cmdline() for process in marked(service.mark)] == []
+    token = (service.storage / "service" / "token").read_text().strip()
+    assert token not in "\n".join(service.lines)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 400) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def processes(service: Service, word: str) -> list[int]:
+    return [process.pid for process in marked(service.mark) if word in " ".join(process.cmdline())]
+
+
+def test_nobody_gets_in_without_the_token(service: Service) -> None:
+    url, verify = f"{service.url}/v1/sweeps", str(service.certificate)
+    assert requests.get(url, verify=verify).status_code == 401
+    assert requests.get(url, verify=verify, headers={"Authorization": "Bearer nonsense"}).status_code == 401
+    assert requests.post(url, verify=verify, data=b"x" * 5_000_000).status_code == 401
+    assert requests.get(f"{service.url}/v1/health", verify=verify).json()["status"] == "ok"
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(url)
+    with pytest.raises(SpecError, match="more than 262,144 bytes"):
+        service.client().submit("#" * 300_000)
+    refused = service.call("submit", str(SPEC), "--set", "trial.data.source={kind: file, path: /etc/shadow.jsonl}")
+    assert refused.returncode == 2 and "outside the directories" in refused.stderr, refused
+    assert service.client().sweeps() == []
+
+
+def test_fifty_clients_at_once_start_one_sweep_and_follow_it_to_its_end(service: Service) -> None:
+    def one(_: int) -> tuple[str, bool, set[str]]:
+        client = service.client()
+        submitted = client.submit(TEXT)
+        polled = {client.status(submitted["sweep_id"])["sweep"]["sweep_id"] for _ in range(3)}
+        return submitted["submission_id"], submitted["created"], polled
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(50) as clients:
+        answers = list(clients.map(one, range(50)))
+    print(f"50 clients submitted and polled three times in {time.monotonic() - started:.1f} s")
+    [submission] = {id_ for id_, _, _ in answers}
+    assert [created for _, created, _ in answers].count(True) == 1
+    sweep_id = submission.removesuffix("-a1")
+    assert {each for _, _, polled in answers for each in polled} == {sweep_id}
+
+    followed = service.call("logs", sweep_id, "--follow")
+    assert followed.returncode == 0, followed.stdout
+    assert "2 trials finished, 0 reused, 0 failed" in followed.stdout
+    assert service.call("logs", "end-to-end").stdout == followed.stdout
+    status = service.client().status("end-to-end")
+    assert [trial["status"] for trial in status["trials"]] == ["FINISHED", "FINISHED"]
+    events = list(service.client().events(sweep_id))
+    assert [data["line"] for kind, data in events if kind == "log"] == followed.stdout.splitlines()
+    again = service.client().submit(TEXT)
+    assert (again["submission_id"], again["status"], again["created"]) == (submission, "SUCCEEDED", False)
+    client = service.client()
+    assert client.rerun(sweep_id) == again == client.rerun("end-to-end", cells=["train.objective.kind=sft"])
+    with pytest.raises(SpecError, match="no trial of the sweep has"):
+        client.rerun(sweep_id, cells=["train.objective.kind=ppo"])
+    with pytest.raises(SpecError, match="sweeps of a figure"):
+        client.rerun(sweep_id, figure=3)
+    rerun = client.rerun(sweep_id, cells=["train.objective.kind=dft"], fresh=True)
+    assert (rerun["submission_id"], rerun["created"]) == (f"{sweep_id}-a2", True)
+    followed = service.call("logs", sweep_id, "--follow")
+    assert followed.returncode == 0 and "1 trials finished, 0 reused, 0 failed" in followed.stdout, followed.stdout
+
+
+def test_a_cancelled_sweep_leaves_nothing_and_is_taken_up(service: Service) -> None:
+    client = service.client()
+    sweep_id = client.submit(TEXT, LONG)["sweep_id"]
+    wait_until(lambda: any("step" in line and "/400" in line for line in client.log(sweep_id)))
+    started = time.monotonic()
+    cancelled = service.call("cancel", sweep_id)
+    print(f"cancelled in {time.monotonic() - started:.1f} s")
+    assert cancelled.returncode == 0 and f"{sweep_id}-a1 cancelled: stopped" in cancelled.stdout, cancelled
+    reader = Reader(service.tracking_uri)
+    row = reader.find_sweep(sweep_id)
+    assert row.status == "KILLED"
+    assert {trial.status for trial in reader.trials(row)} <= {"KILLED", "WAITING"}
+    wait_until(lambda: not processes(service, "RayTrainWorker") and not processes(service, "EngineActor"), 30)
+    assert processes(service, "sweep_job") == []
+    assert service.call("cancel", sweep_id).returncode == 0
+
+    submitted = service.client().submit(TEXT, LONG)
+    assert submitted["submission_id"] == f"{sweep_id}-a2"
+    wait_until(lambda: any("resumed at step" in line for line in client.log(sweep_id)))
+    [job] = [process for process in marked(service.mark) if f"{sweep_id}-a2" in process.cmdline()[-1]]
+    job.kill()
+    wait_until(lambda: reader.find_sweep(sweep_id).status == "KILLED", 90)
+    wait_until(lambda: not processes(service, "EngineActor"), 60)
+    assert {trial.status for trial in reader.trials(reader.find_sweep(sweep_id))} <= {"KILLED", "WAITING"}
+    assert client.status(sweep_id)["sweep"]["job"]["status"] == "FAILED"
