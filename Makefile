@@ -66,10 +66,12 @@ test: check  ## Every test that is not slow.
 
 .PHONY: system-packages
 system-packages:
-	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	  echo "==> installing Debian's postgresql for the tests"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y postgresql > /dev/null; \
-	else echo "postgresql is not installed: the tests that need it are skipped"; fi
+	@{ ls /usr/lib/postgresql/*/bin/initdb && command -v chromium; } > /dev/null 2>&1 || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "==> installing Debian's postgresql and chromium for the tests"; \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql chromium > /dev/null; \
+	else echo "postgresql or chromium is not installed: the tests that need it are skipped"; fi
 
 .PHONY: test-slow
 test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, faults. About 40 minutes on 2 cores.

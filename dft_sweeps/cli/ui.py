@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import click
 
@@ -19,6 +22,10 @@ from dft_sweeps.cli.options import (
     writable_storage,
 )
 from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.tracking import names
+
+if TYPE_CHECKING:
+    from dft_sweeps.tracking.reader import Reader, SweepRow
 
 HOST = "127.0.0.1"
 
@@ -49,7 +56,7 @@ def command(sweep: str | None, port: int, open_browser: bool, storage: Path, tra
         _check_port(port)
     reader = Reader(uri)
     found = reader.find_sweep(sweep) if sweep else next(iter(reader.sweeps()), None)
-    page = f"/#/experiments/{found.experiment_id}/runs?compareRunsMode=CHART" if found else "/"
+    page = _charts(reader, found) if found else "/"
     address = (f"http://{HOST}:{port}" if local else uri.rstrip("/")) + page
     if local:
         with _server(uri, writable_storage(storage), port) as process:
@@ -59,6 +66,25 @@ def command(sweep: str | None, port: int, open_browser: bool, storage: Path, tra
                 raise TrackingUnavailable(f"MLflow's server ended by itself; see {storage / LOG}")
     else:
         _show(address, open_browser)
+
+
+def _charts(reader: Reader, sweep: SweepRow) -> str:
+    """MLflow's charts of the sweep's trials, the best first, those that another sweep ran included.
+
+    Sorted by time, as they are by default, MLflow folds runs into their sweep's, which has no metrics to draw.
+    """
+    best = quote(f"metrics.`{names.eval_metric('eval', names.AVERAGE, 'accuracy')}`", safe="")
+    shown = f"compareRunsMode=CHART&orderByKey={best}&orderByAsc=false&searchFilter="
+    trials = reader.trials(sweep)
+    finished = {trial.training_id: trial.run_id for trial in trials if trial.run_id and trial.status == "FINISHED"}
+    reused = reader.finished_elsewhere(finished, sweep.measures, sweep.run_id)
+    if not reused:
+        condition = quote(f"tags.`{names.PARENT_TAG}` = '{sweep.run_id}'", safe="")
+        return f"/#/experiments/{sweep.experiment_id}/runs?{shown}{condition}"
+    listed = ", ".join(f"'{trial.run_id}'" for trial in trials if trial.run_id)
+    condition = quote(f"attributes.run_id IN ({listed})", safe="")
+    experiments = json.dumps(sorted({sweep.experiment_id, *(each.experiment_id for each in reused)}))
+    return f"/#/compare-experiments/s?experiments={quote(experiments, safe='')}&{shown}{condition}"
 
 
 def _show(address: str, open_browser: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ def train_trial(job: TrialJob, mailbox: ActorHandle, driver_started_ms: int) -> 
             step = start.step
         step = from_rank_0(step, ranks, device)
         try:
-            _Attempt.load(job, files, ranks, device, reporter, step).train()
+            with ThreadPoolExecutor(1, "checkpoint") as writer:
+                _Attempt.load(job, files, ranks, device, reporter, step, writer).train()
         except NonFiniteError as error:
             if reporter:
                 reporter.non_finite(error.record)
@@ -78,6 +80,10 @@ class _Attempt:
     state: TrainState
     provenance: dict[str, str]
     saved_at: float
+    writer: Executor
+    """Of checkpoints, beside training."""
+    written: Future[Checkpoint] | None = None
+    """The last checkpoint, until it is announced. On rank 0."""
     handing_over_s: float = 0.0
     """Time in which training stood still for checkpoints."""
 
@@ -90,6 +96,7 @@ class _Attempt:
         device: torch.device,
         reporter: Reporter | None,
         step: int,
+        writer: Executor,
     ) -> _Attempt:
         """Reads model, data and reference, and the state of `step` unless that is 0."""
         from transformers import AutoTokenizer
@@ -115,28 +122,33 @@ class _Attempt:
             tags = continued(header.provenance, tags, step)
         if reporter:
             reporter.provenance(tags)
-        return cls(
-            job, files, ranks, device, reporter, data, prompts, reference, state, tags, saved_at=time.monotonic()
-        )
+        return cls(job, files, ranks, device, reporter, data, prompts, reference, state, tags, time.monotonic(), writer)
 
     def train(self) -> None:
+        began = time.monotonic()
+        try:
+            self._steps()
+        finally:
+            self._announce()
+        if self.reporter:
+            self.reporter.handed_over(self.handing_over_s, time.monotonic() - began)
+
+    def _steps(self) -> None:
         from dft_sweeps.training.loop import StepDone, train
 
         evaluated = frozenset(self.job.evaluated_steps)
-        began = time.monotonic()
         for event in train(self.state, self.data, evaluated, self.job.execution, self.ranks, self.reference):
             if isinstance(event, StepDone):
                 metrics = event.metrics | self._histogram(event.step)
                 if self.reporter:
                     self.reporter.step(event.step, metrics)
+                self._announce(wait=False)
                 if event.step in evaluated:
                     continue  # its checkpoint comes first
             else:
                 self._checkpoint(event.step)
             if 0 < event.step < self.job.last_step and self._save_is_due():
                 self._save()
-        if self.reporter:
-            self.reporter.handed_over(self.handing_over_s, time.monotonic() - began)
 
     def _histogram(self, step: int) -> dict[str, float]:
         """Empty where none is wanted. Collective."""
@@ -151,14 +163,24 @@ class _Attempt:
         return {names.probability_bin(index): share for index, share in enumerate(shares)}
 
     def _checkpoint(self, step: int) -> None:
-        """Writes and announces the weights of `step`. Collective."""
+        """Has the weights of `step` written. Collective."""
+        self._announce()
         began = time.monotonic()
-        checkpoint = _write_checkpoint(self.job, step, self.state.policy, self.data, self.prompts, self.ranks)
-        if self.reporter:
-            self.reporter.checkpoint(checkpoint)
+        written = _write_checkpoint(self.job, step, self.state.policy, self.data, self.prompts, self.ranks, self.writer)
+        self.written = written if self.reporter else None
         self.handing_over_s += time.monotonic() - began
+        if step == 0:
+            self._announce()
         if step == 0 and (histogram := self._histogram(0)) and self.reporter:
             self.reporter.step(0, histogram)
+
+    def _announce(self, wait: bool = True) -> None:
+        """Announces the last checkpoint, once it is written."""
+        if self.reporter and self.written and (wait or self.written.done()):
+            began = time.monotonic()
+            self.reporter.checkpoint(self.written.result())
+            self.written = None
+            self.handing_over_s += time.monotonic() - began
 
     def _save_is_due(self) -> bool:
         every = self.job.execution.save_every_s
@@ -168,6 +190,7 @@ class _Attempt:
 
     def _save(self) -> None:
         """Saves the state, whose rows and checkpoints are on the disk before it is. Collective."""
+        self._announce()
         if self.reporter:
             self.reporter.flush()
         self.state.save(self.files.resume_directory, self.ranks, self.provenance)
@@ -190,15 +213,24 @@ def _write_checkpoint(
     data: Sequence[Sample],
     prompts: Prompts,
     ranks: Ranks,
-) -> Checkpoint:
+    writer: Executor,
+) -> Future[Checkpoint]:
+    """The checkpoint of `step`, which `writer` may still have to write. Collective; other ranks than 0 leave it be."""
     from dft_sweeps.training.adapter_files import save_adapter
-    from dft_sweeps.training.checkpoint import make_canary, save_checkpoint
+    from dft_sweeps.training.checkpoint import make_canary, save_checkpoint, snapshot, write_checkpoint
 
     canary = make_canary(policy, data)
     if step == 0:  # the base model is evaluated where it lies
-        return Checkpoint(0, job.model_directory, job.base_digest, canary)
+        return writer.submit(Checkpoint, 0, job.model_directory, job.base_digest, canary)
     directory = TrialFiles(Path(job.storage), job.training_id).checkpoint_directory(step)
-    digest = save_checkpoint(policy, prompts, canary, directory, ranks)
     if job.spec.train.adapter is not None:
+        digest = save_checkpoint(policy, prompts, canary, directory, ranks)
         save_adapter(policy, job.base_digest, canary, directory / ADAPTER_DIRECTORY, ranks)
-    return Checkpoint(step, str(directory), digest, canary)
+        return writer.submit(Checkpoint, step, str(directory), digest, canary)
+    weights = snapshot(policy, ranks)
+
+    def write() -> Checkpoint:
+        digest = write_checkpoint(policy, weights, prompts, canary, directory) if ranks.rank == 0 else ""
+        return Checkpoint(step, str(directory), digest, canary)
+
+    return writer.submit(write)

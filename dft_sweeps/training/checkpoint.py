@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dft_sweeps.data.encode import Sample
 from dft_sweeps.data.packing import micro_batches
@@ -41,8 +42,21 @@ def save_checkpoint(policy: Policy, prompts: Prompts, canary: Canary, directory:
     A checkpoint already there under the same name is replaced. Other ranks return an empty digest.
     """
     state = ranks.full_state(policy)
-    if ranks.rank != 0:
-        return ""
+    return "" if ranks.rank != 0 else write_checkpoint(policy, state, prompts, canary, directory)
+
+
+def snapshot(policy: Policy, ranks: Ranks) -> dict[str, Tensor]:
+    """A copy of the weights as they are now, which training does not change: for `write_checkpoint`, beside it.
+    Collective; empty on ranks other than 0."""
+    state = ranks.full_state(policy)
+    theirs = {parameter.data_ptr() for parameter in policy.parameters()} if ranks.world_size == 1 else set()
+    return {name: tensor.clone() if tensor.data_ptr() in theirs else tensor for name, tensor in state.items()}
+
+
+def write_checkpoint(
+    policy: Policy, state: Mapping[str, Tensor], prompts: Prompts, canary: Canary, directory: Path
+) -> str:
+    """Writes weights of the policy as a checkpoint, and gives their digest. Changes nothing of the policy."""
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

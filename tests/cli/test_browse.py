@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import psutil
 import pytest
@@ -145,8 +146,15 @@ def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.Monkey
     stored = Reader(f"sqlite:///{storage}/mlflow.db")
     monkeypatch.setattr("dft_sweeps.tracking.reader.Reader", lambda _: stored)
     result = call(ui, storage, "quickstart", "--tracking-uri", "http://mlflow.example:8080/")
-    experiment = stored.find_sweep("quickstart").experiment_id
-    assert result.stdout == f"http://mlflow.example:8080/#/experiments/{experiment}/runs?compareRunsMode=CHART\n"
+    sweep = stored.find_sweep("quickstart")
+    page, _, asked = result.stdout.strip().partition("?")
+    assert page == f"http://mlflow.example:8080/#/experiments/{sweep.experiment_id}/runs"
+    assert parse_qs(asked) == {
+        "compareRunsMode": ["CHART"],
+        "orderByKey": ["metrics.`eval/average/accuracy`"],
+        "orderByAsc": ["false"],
+        "searchFilter": [f"tags.`mlflow.parentRunId` = '{sweep.run_id}'"],
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -39,14 +39,14 @@ CHARTS = """[...document.querySelectorAll('.js-plotly-plot')].map(chart => ({
 class Page:
     """One page of a running browser, by its DevTools protocol."""
 
-    def __init__(self, socket: Any) -> None:
-        self._socket = socket
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
         self._sent = 0
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._sent += 1
-        self._socket.send(json.dumps({"id": self._sent, "method": method, "params": params}))
-        while (answer := json.loads(self._socket.recv(timeout=30))).get("id") != self._sent:
+        self._connection.send(json.dumps({"id": self._sent, "method": method, "params": params}))
+        while (answer := json.loads(self._connection.recv(timeout=30))).get("id") != self._sent:
             pass  # an event
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]
@@ -75,8 +75,9 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
-        reason = "needs a browser: apt-get install chromium"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must have chromium")
+        pytest.skip("needs a browser: apt-get install chromium")
     profile = tmp_path / "profile"
     with (tmp_path / "browser.log").open("wb") as log:
         browser = subprocess.Popen(
@@ -142,5 +143,5 @@ def test_the_printed_address_draws_the_curves_in_mlflow(sweep: str, storage: Pat
     assert HEADLINE in text
     stored = {row.name: [list(point) for point in reader.curve(row.run_id or "", HEADLINE)] for row in rows}
     assert len(stored) == 6 and {len(points) for points in stored.values()} == {7}
-    assert {name: points for name, points in chart["curves"]} == stored
+    assert dict(chart["curves"]) == stored
     assert (chart["axis"], chart["dots"]) == ("Step", 6 * 7)
