@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import ray
-
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.accounts import Accounts
@@ -38,6 +36,7 @@ from dft_sweeps.orchestration.mailbox import (
 )
 from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.resume import is_trained, lost_rows
+from dft_sweeps.orchestration.silence import Silence
 from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles, is_whole
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.orchestration.trial_state import TrialState
@@ -46,8 +45,6 @@ from dft_sweeps.orchestration.tuning import Change, TrainingInterrupted, trainin
 Item = TypeVar("Item")
 POLL_S = 0.5
 PROGRESS_EVERY_S = 4.0
-ALARM_S = 300.0
-"""Silence of all trials and engines after which a warning is printed."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,6 @@ class Coordinator:
             if (trial.training_id in only if only is not None else not runs.is_complete(trial))
         }
         self._training_ended: queue.SimpleQueue[Change] = queue.SimpleQueue()
-        self._heard_at = 0.0
         self._accounts = Accounts(prepared, runs, say)
 
     @property
@@ -116,8 +112,8 @@ class Coordinator:
             self._runs.open(state.prepared)
             if not self._replay(state, evaluations):
                 untrained.append(state.prepared)
-        mailbox = start_mailbox()
-        self._heard_at = time.monotonic()
+        mailbox = start_mailbox([trial.training_id for trial in untrained])
+        silence = Silence(self._say)
         jobs = [make_job(self._prepared, trial, self._storage) for trial in untrained]
         self._accounts.concurrent = concurrent
         with training(jobs, mailbox, concurrent, self._storage / "ray" / "tune", self._training_ended):
@@ -125,17 +121,18 @@ class Coordinator:
                 # What had ended before this look into the mailbox has put all its events there.
                 ended = _all(self._training_ended)
                 for event in take_events(mailbox, POLL_S):
-                    self._heard_at = time.monotonic()
+                    silence.broken()
                     self._handle(event, evaluations)
                     self._accounts.heard(event)
-                self._raise_alarm()
                 for landed in _all(evaluations.landed):
-                    self._heard_at = time.monotonic()
+                    silence.broken()
                     self._landed(landed)
                 for change in ended:
                     self._training_changed(change)
                 for state in self._states.values():
                     self._settle(state)
+                evaluating = sum(len(state.outstanding) for state in running)
+                silence.warn(sum(not state.trained for state in running), evaluating)
                 self._pass_on_ends()
         self._runs.flush()
         self._pass_on_ends()
@@ -245,20 +242,6 @@ class Coordinator:
             state.shown_at = time.monotonic()
             self._say("train", f"{name}: {state.progress(rows[-1])}")
 
-    def _raise_alarm(self) -> None:
-        """Says so when all work has been silent for long: waiting for resources looks like that."""
-        untrained = sum(not state.trained for state in self._states.values())
-        evaluating = sum(len(state.outstanding) for state in self._states.values())
-        silence = time.monotonic() - self._heard_at
-        if (untrained or evaluating) and silence > ALARM_S:
-            self._heard_at = time.monotonic()
-            free = {kind: amount for kind, amount in ray.available_resources().items() if kind in {"CPU", "GPU"}}
-            self._say(
-                "sweep",
-                f"WARNING: nothing was heard for {silence:.0f} s of {untrained} trials to train and {evaluating} "
-                f"evaluations; free now: {free}. `ray status` shows what waits for resources",
-            )
-
     def _training_changed(self, end: Change) -> None:
         state = self._states[end.training_id]
         if isinstance(end, TrainingInterrupted):
@@ -267,7 +250,7 @@ class Coordinator:
             return
         state.trained = True
         if end.error and not state.ended:
-            if state.error:
+            if state.error or state.interruption:
                 self._say("train", f"{state.prepared.trial.name}: {end.error}")
             state.error = state.error or state.interruption or end.error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,9 +135,11 @@ class _Group:
 
 
 class Mailbox:
-    def __init__(self) -> None:
+    def __init__(self, training_ids: Sequence[str] = ()) -> None:
+        """`training_ids` are those of the trials to be trained."""
         self._events: list[Event] = []
         self._arrived = asyncio.Event()
+        self._unstarted = set(training_ids)
         self._groups: defaultdict[str, _Group] = defaultdict(_Group)
 
     async def put(self, event: Event) -> None:
@@ -153,8 +156,9 @@ class Mailbox:
         events, self._events = self._events, []
         return events
 
-    async def hand_over(self, group: str, job: list[Any]) -> None:
-        """Gives a group of workers its next job."""
+    async def hand_over(self, group: str, training_id: str, job: list[Any]) -> None:
+        """Gives a group of workers its next job; an empty list ends it."""
+        self._unstarted.discard(training_id)
         async with (known := self._groups[group]).changed:
             known.jobs.append(job)
             known.changed.notify_all()
@@ -171,18 +175,23 @@ class Mailbox:
             known.done += 1
             known.changed.notify_all()
 
+    async def unstarted(self) -> int:
+        """Trials that no group was given yet."""
+        return len(self._unstarted)
+
     async def wait_done(self, group: str, number: int) -> None:
         """Returns when the group's job of this number is done."""
         async with (known := self._groups[group]).changed:
             await known.changed.wait_for(lambda: known.done > number)
 
 
-def start_mailbox() -> ray.actor.ActorHandle:
-    """On the coordinator's own node, so that no other node takes it along."""
+def start_mailbox(training_ids: Sequence[str] = ()) -> ray.actor.ActorHandle:
+    """For the trials to be trained. On the coordinator's own node, so that no other node takes it along."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Mailbox).options(num_cpus=0, max_concurrency=MOST_CALLS, scheduling_strategy=here).remote()
+    options = {"num_cpus": 0, "max_concurrency": MOST_CALLS, "scheduling_strategy": here}
+    return ray.remote(Mailbox).options(**options).remote(tuple(training_ids))
 
 
 def take_events(mailbox: ray.actor.ActorHandle, timeout_s: float) -> list[Event]:

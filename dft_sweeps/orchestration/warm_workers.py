@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.5
 """How often a driver looks whether its workers are still there."""
+_END_S = 20.0
+"""How long a group may take to give its resources back; what is left then ends with its driver."""
 
 
 class WorkerGroup:
@@ -41,7 +43,7 @@ class WorkerGroup:
         return self._thread.is_alive()
 
     def train(self, job: TrialJob) -> None:
-        """Has the workers train a trial, and waits for its end.
+        """Has the workers train a trial, and waits for its end. With no trial left to start, the group ends with it.
 
         Raises:
             ray.train.TrainingFailedError: a worker died or raised an error; the group has ended.
@@ -51,13 +53,16 @@ class WorkerGroup:
 
         number, self._trials = self._trials, self._trials + 1
         # By reference, so that the mailbox' process needs not know what a job is.
-        ray.get(self._mailbox.hand_over.remote(self._name, [ray.put((job, now_ms()))]))
+        ray.get(self._mailbox.hand_over.remote(self._name, job.training_id, [ray.put((job, now_ms()))]))
         done = self._mailbox.wait_done.remote(self._name, number)
         while not ray.wait([done], timeout=_LOOK_S)[0]:
             if not self.alive:
                 assert self._error is not None, "the workers ended by themselves"
                 raise self._error
         ray.get(done)
+        if not ray.get(self._mailbox.unstarted.remote()):
+            ray.get(self._mailbox.hand_over.remote(self._name, "", []))
+            self._thread.join(_END_S)
 
     def _fit(self, execution: ExecutionSpec, storage: str) -> None:
         from ray.train import RunConfig, ScalingConfig
@@ -90,8 +95,10 @@ def train_trials(config: dict[str, Any]) -> None:
     group, mailbox = config["group"], config["mailbox"]
     first_rank = ray_train.get_context().get_world_rank() == 0
     for number in itertools.count():
-        [reference] = ray.get(mailbox.job.remote(group, number))
-        job, driver_started_ms = ray.get(reference)
+        handed = ray.get(mailbox.job.remote(group, number))
+        if not handed:
+            return
+        job, driver_started_ms = ray.get(handed[0])
         if number:
             _forget_the_last(job.execution.compile)
         train_trial(job, mailbox, driver_started_ms)

@@ -28,11 +28,10 @@ _CANARY_PROMPTS, _CANARY_LENGTH = 4, 48
 def make_canary(policy: Policy, samples: Sequence[Sample]) -> Canary:
     """The policy's log-probabilities of the first few samples' first tokens. Collective under sharding."""
     prompts = [Sample(sample.ids[:_CANARY_LENGTH], 1) for sample in samples[:_CANARY_PROMPTS]]
-    rows = [
-        target_logprobs(policy, batch).tolist()
-        for prompt in prompts
-        for batch in micro_batches([prompt], _CANARY_LENGTH, _CANARY_LENGTH)
-    ]
+    [batch] = micro_batches(prompts, 1, _CANARY_PROMPTS * _CANARY_LENGTH)  # a row each
+    rows: list[list[float]] = [[] for _ in prompts]
+    for place, value in zip(batch.sample, target_logprobs(policy, batch).tolist(), strict=True):
+        rows[batch.members[place]].append(value)
     return Canary(tuple(prompt.ids for prompt in prompts), tuple(map(tuple, rows)))
 
 

@@ -20,7 +20,7 @@ from tests.bench.row import Machine, Row
 from tests.bench.side_process import SideEnded, side_environment
 from tests.bench.throughput import say
 
-STEPS, EVERY, SAMPLES = 60, 10, 16
+STEPS, EVERY, SAMPLES = 60, 20, 16
 _ONE_TRIAL = (
     "variants=[]",
     "axes={}",

@@ -34,6 +34,7 @@ def call(storage: Path, *arguments: str) -> Result:
     return CliRunner().invoke(report.command, ["--storage", str(storage), *arguments])
 
 
+@pytest.mark.slow
 def test_sweeps_are_reported_each_and_together(storage: Path) -> None:
     result = call(storage, "rates", "sizes", "--json")
     assert result.exit_code == 0, result.output

@@ -83,8 +83,8 @@ def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(tmp_path: Pat
     assert curves(f"sqlite:///{storage / 'mlflow.db'}") == curves(f"sqlite:///{tmp_path / 'whole' / 'mlflow.db'}")
 
 
-def test_a_killed_worker_fails_its_trial_alone(tmp_path: Path) -> None:
-    arguments = ("run", str(SPEC), "--storage", str(tmp_path), *LONGER)
+def test_a_killed_worker_fails_its_trial_alone_where_it_may_not_be_taken_up(tmp_path: Path) -> None:
+    arguments = ("run", str(SPEC), "--storage", str(tmp_path), *LONGER, "--set", "execution.max_failures=0")
     disturbed = run(*arguments, when=lambda: saved_step(tmp_path) >= 3, do=kill_train_worker)
     assert disturbed.code == 1, disturbed.text
     assert re.search("objective=sft: FAILED: .*(died|unexpectedly|dead)", disturbed.text)

@@ -18,6 +18,11 @@ def cluster() -> Iterator[None]:
     """Two logical CPUs; the dashboard stays on, as everywhere."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="ERROR")
+    from dft_sweeps.orchestration.cluster import free_port
+
+    port = free_port()  # by which its processes find it where other clusters run on the machine
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_port=port, **quiet)
     yield
     ray.shutdown()

@@ -135,7 +135,8 @@ def test_a_batch_that_is_not_finite_fails_its_trial_and_is_named(tmp_path: Path,
     rows[17]["completion"] = "Q"  # no other sample has this token
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _poisoned_model(tmp_path / "policy", "Q")
-    swept = sweep(tmp_path / "storage", "trial.data.source={kind: file, path: rows.jsonl}", "trial.model.path=./policy")
+    source = f"trial.data.source={{kind: file, path: {tmp_path / 'rows.jsonl'}}}"
+    swept = sweep(tmp_path / "storage", source, f"trial.model.path={tmp_path / 'policy'}")
     settings = swept.prepared.trials[0].trial.spec.train
     step = next(step for step in range(1, STEPS) if 17 in batch_indices(step, settings, 40))
     reason = swept.outcome.failed["trial"]

@@ -85,6 +85,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_one_sweep_from_two_shells_is_run_once(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
     storage, directory = tmp_path / "storage", write_files(tmp_path)
     processes += [start(storage, directory), start(storage, directory)]
@@ -99,6 +100,7 @@ def test_one_sweep_from_two_shells_is_run_once(tmp_path: Path, processes: list[s
     assert statuses(storage) == [(False, "FINISHED"), (False, "FINISHED"), (True, "FINISHED")]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_replaced_by_the_one_that_waits(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:

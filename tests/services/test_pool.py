@@ -73,6 +73,7 @@ def test_killed_engine_is_reported_and_replaced(pool: Pool, checkpoints: list[Ch
         require_works(engine, checkpoints[1])
 
 
+@pytest.mark.slow
 def test_an_engine_whose_step_never_ends_is_reported_and_replaced(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     def hang(actor: Any) -> None:
         """Runs in the engine's process: its next decoding step but one lasts longer than the test."""
