@@ -220,8 +220,11 @@ import json, os, subprocess, sys
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 from ray.cluster_utils import Cluster
+from dft_sweeps.orchestration.cluster import free_port
 
-cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 2, "num_gpus": 0}})
+port = free_port()
+head = {{"num_cpus": 2, "num_gpus": 0, "include_dashboard": True, "dashboard_port": port}}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 cluster.add_node(num_cpus=3, num_gpus=0)
 cluster.wait_for_nodes()
 try:
@@ -232,7 +235,9 @@ try:
     import ray
     from ray.util.state import list_actors
     ray.init(cluster.address, log_to_driver=False)
-    print("====", json.dumps([actor.class_name for actor in list_actors() if actor.state == "ALIVE"]))
+    actors = list_actors(f"http://127.0.0.1:{{port}}")
+    print("====", json.dumps([actor.class_name for actor in actors if actor.state == "ALIVE"]))
+    ray.shutdown()
 finally:
     cluster.shutdown()
 """
