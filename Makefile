@@ -74,8 +74,12 @@ system-packages:
 	else echo "postgresql or chromium is not installed: the tests that need it are skipped"; fi
 
 .PHONY: test-slow
-test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, faults. About 40 minutes on 2 cores.
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, killed processes. About 45 minutes on 2 cores.
+	$(BIN)/python -m pytest -m "slow and not faults"
+
+.PHONY: test-faults
+test-faults: $(VENV)/installed-dev  ## Every fault injected into a real sweep; DFT_SWEEPS_FAULT_DRAWS=5 for five draws of each.
+	$(BIN)/python -m pytest -m faults
 
 .PHONY: bench
 bench: $(VENV)/installed-dev  ## Measure against the peers into build/bench.md; about 90 minutes on 2 cores.
