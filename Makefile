@@ -70,7 +70,8 @@ system-packages:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  echo "==> installing Debian's postgresql and chromium for the tests"; \
 	  apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql chromium > /dev/null; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+	    postgresql chromium fonts-dejavu-core > /dev/null || echo "they could not be installed"; \
 	else echo "postgresql or chromium is not installed: the tests that need it are skipped"; fi
 
 .PHONY: test-slow
