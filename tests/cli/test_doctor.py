@@ -73,6 +73,7 @@ def test_help_says_what_the_exit_codes_mean() -> None:
     assert "1 a check failed" in text and "Example:\n    dft-sweeps doctor" in text
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_this_machine_is_fit(tmp_path: Path) -> None:
     outcome = run("doctor", "--storage", str(tmp_path / "storage"))

@@ -32,7 +32,7 @@ from services.lease import Engine
 from services.pool import Pool
 from tests.services.random_policies import Checkpoint, random_prompts, sampled
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STEPS = (3, 6, 9)
 
