@@ -116,7 +116,7 @@ def command(
         raise SpecError("what would run is shown as JSON; a run itself prints progress", "--json without --dry-run")
     say = (lambda topic, message: None) if as_json else say_since(time.monotonic())
     asked = Asked(failed, cells, fresh, seeds, overrides)
-    wanted = [_wanted(reader, row, storage, asked, say) for row in _sweeps(reader, sweep, figure)]
+    wanted = [wanted_of(reader, row, storage, asked, say) for row in sweeps_asked(reader, sweep, figure)]
     if dry_run:
         facts = cluster_at(address)
         if as_json:
@@ -132,7 +132,7 @@ def command(
     return max(codes)
 
 
-def _sweeps(reader: Reader, sweep: str | None, figure: int | None) -> list[SweepRow]:
+def sweeps_asked(reader: Reader, sweep: str | None, figure: int | None) -> list[SweepRow]:
     """What is to be rerun, the oldest first.
 
     Raises:
@@ -158,7 +158,7 @@ def _sweeps(reader: Reader, sweep: str | None, figure: int | None) -> list[Sweep
     return [row for row in found if row.name in names]
 
 
-def _wanted(reader: Reader, row: SweepRow, storage: Path, asked: Asked, say: Say) -> Wanted:
+def wanted_of(reader: Reader, row: SweepRow, storage: Path, asked: Asked, say: Say) -> Wanted:
     from dft_sweeps.orchestration.prepare import prepare
     from dft_sweeps.spec.reruns import rerun
 

@@ -67,16 +67,16 @@ def _submitted(spec: SpecText, limits: Limits) -> tuple[PreparedSweep, frozenset
 
 def _recorded(rerun: Rerun, surroundings: Surroundings, limits: Limits) -> tuple[PreparedSweep, frozenset[str]]:
     """As `dft-sweeps rerun` finds it; a sweep that was recorded elsewhere may name what a service's may not."""
-    from dft_sweeps.cli.rerun import Asked, _sweeps, _wanted
+    from dft_sweeps.cli.rerun import Asked, sweeps_asked, wanted_of
     from dft_sweeps.spec import reruns
     from dft_sweeps.tracking.reader import Reader
     from services.allowed import refuse_forbidden
 
     reader = Reader(surroundings.tracking_uri)
-    (row,) = _sweeps(reader, rerun.sweep_id, rerun.figure)
+    (row,) = sweeps_asked(reader, rerun.sweep_id, rerun.figure)
     refuse_forbidden(reruns.rerun(reader.spec_text(row), NAME, (), rerun.cells, None, rerun.seeds).sweep, limits)
     asked = Asked(rerun.failed, rerun.cells, rerun.fresh, rerun.seeds, ())
-    wanted = _wanted(reader, row, surroundings.storage, asked, lambda topic, line: None)
+    wanted = wanted_of(reader, row, surroundings.storage, asked, lambda topic, line: None)
     return wanted.prepared, wanted.only
 
 
