@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -29,6 +30,11 @@ T = TypeVar("T")
 
 PROBE_SECONDS = 5
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_patience = threading.Lock()
+_blocks: dict[object, dict[str, str]] = {}
+"""What the blocks of `patience` set that are under way, in their order."""
+_users: dict[str, str | None] = {}
+"""What the environment held before them."""
 _RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _PASSWORDS = (
     (re.compile(r"(://[^/\s:@]*):[^/\s]*@"), r"\1:***@"),
@@ -150,19 +156,34 @@ def _only_one(file: Path | None) -> Iterator[None]:
 @contextlib.contextmanager
 def patience(retries: int, timeout_s: int, always: bool = False) -> Iterator[None]:
     """For the block, how often MLflow's client repeats an HTTP request, and how long it waits for an answer; by default
-    it tries for minutes. What the user has set stays, unless the number of retries is to hold `always`."""
-    ours = {name: str(value) for name, value in ((_RETRIES, retries), (_TIMEOUT, timeout_s)) if name not in os.environ}
-    if always:
-        ours[_RETRIES] = str(retries)
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
+    it tries for minutes. What the user has set stays, unless the number of retries is to hold `always`.
+
+    MLflow reads both from the environment, which threads share: of blocks under way, the newest decides, and after the
+    last the environment is the user's again.
+    """
+    with _patience:
+        if not _blocks:
+            _users.update({name: os.environ.get(name) for name in (_RETRIES, _TIMEOUT)})
+        wanted = {_RETRIES: str(retries), _TIMEOUT: str(timeout_s)}
+        ours = {name: value for name, value in wanted.items() if _users[name] is None or (always and name == _RETRIES)}
+        block = object()
+        _blocks[block] = ours
+        _apply()
     try:
         yield
     finally:
-        for name, value in before.items():
+        with _patience:
+            del _blocks[block]
+            _apply()
+
+
+def _apply() -> None:
+    for name, users in _users.items():
+        value = next((ours[name] for ours in reversed(_blocks.values()) if name in ours), users)
+        if value is None:
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        else:
+            os.environ[name] = value
 
 
 def _probe_database(tracking_uri: str) -> None:
