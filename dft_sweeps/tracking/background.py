@@ -168,7 +168,7 @@ class Background:
             self._stop.clear()
             self._hurry.clear()
             return sending.spool.remove()
-        if not self._thread.is_alive():  # else the lock is kept until this process ends
+        if not self._thread.is_alive():  # else it leaves the spool to the next process when its request has ended
             sending.spool.close()
         self._error = self._error or TrackingUnavailable(
             f"MLflow does not answer; {sending.waiting} rows wait in {sending.spool.path}. Nothing is lost: the same "
@@ -209,7 +209,7 @@ class Background:
                 while not sending.waiting and not self._stop.is_set():
                     self._changed.wait()
             if self._stop.is_set():
-                return
+                return sending.spool.close()
             try:
                 sending.send()
             except (TrackingUnavailable, OSError) as error:
