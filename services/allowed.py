@@ -40,6 +40,10 @@ class Limits:
     """Evaluated steps of one sweep, over all its trials."""
     samples: int = 1_000_000
     """Demonstrations to generate, over all the data of a sweep."""
+    at_once: int = 1
+    """Submitted sweeps that run at a time; the others wait. Each counts with the whole cluster."""
+    sweeps: int = 1000
+    """Submitted sweeps that run or wait."""
     body_bytes: int = 256 * 1024
     check_s: float = 300.0
     """Longest that reading what a spec names may take."""
@@ -55,9 +59,11 @@ def refuse_forbidden(sweep: Sweep, limits: Limits) -> None:
     Raises:
         SpecError: a path outside the allowed directories, a hub id where none are allowed, or too much of something.
     """
-    if len(sweep.trials) > limits.trials:
-        raise sweep.document.error(("axes",), f"{len(sweep.trials)} trials; this service takes {limits.trials}")
-    for trial in sweep.trials:
+    planned = len(sweep.trials) + sweep.to_propose
+    if planned > limits.trials:
+        raise sweep.document.error(("axes",), f"{planned} trials; this service takes {limits.trials}")
+    named = (*sweep.trials, *sweep.probes)  # what a search may yet propose
+    for trial in named:
         for place, path in _paths(trial):
             with sweep.at(trial, *place):
                 refuse_outside(Path(path).expanduser(), limits)
@@ -67,7 +73,7 @@ def refuse_forbidden(sweep: Sweep, limits: Limits) -> None:
                     raise SpecError("not an id of the hub, which has the form owner/name")
                 if not limits.hub:
                     raise SpecError(f"{hub!r} is of the hub, from which this service takes nothing; name a file of it")
-    generated = {trial.spec.data.source for trial in sweep.trials}
+    generated = {trial.spec.data.source for trial in named}
     samples = sum(source.samples for source in generated if isinstance(source, ArithmeticSource))
     if samples > limits.samples:
         message = f"{samples:,} samples to generate; this service takes {limits.samples:,}"

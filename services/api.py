@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,9 +35,10 @@ from services.jobs import SweepJob, SweepJobs
 from services.service_files import read_tracking
 from services.submissions import submit
 from services.sweep_views import Progress, SweepViews, Unknown
-from services.tidying import keep_tidy
+from services.tidying import keep_starting, keep_tidy
 
 MOST_STREAMS = 500
+MOST_LISTED = 10_000
 _QUICK_MLFLOW = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """A server that is down is said to be so soon, where MLflow would try for minutes."""
 SweepName = Annotated[str, PathParameter(max_length=64, description="A sweep's id, the beginning of one, or a name.")]
@@ -52,8 +53,8 @@ class ApiSettings:
     check: Check
     progress: Progress
     limits: Limits
-    cluster: ClusterFacts
-    """What plans count with."""
+    cluster: Callable[[], ClusterFacts]
+    """Tells what plans count with: nodes come and go."""
     ray_address: str | None = None
     """Of the cluster's GCS; by default as Ray's environment has it."""
 
@@ -72,7 +73,8 @@ class _Parts:
 
     async def checked(self, asked: SpecText | Rerun) -> CheckedSpec:
         settings = self.settings
-        return await self.checker.check(asked, Surroundings(settings.cluster, self.tracking_uri, settings.storage))
+        cluster = await self.views.run(settings.cluster)
+        return await self.checker.check(asked, Surroundings(cluster, self.tracking_uri, settings.storage))
 
     async def started(self, asked: SpecText | Rerun, response: Response) -> Submission:
         """Submits what is asked for, and sets the response's status."""
@@ -89,7 +91,7 @@ class _Parts:
         def finished() -> set[str]:
             return self.views.finished_now(checked.training_ids, checked.measures)
 
-        return submit(checked, self.jobs, settings.storage, settings.limits.hub, finished)
+        return submit(checked, self.jobs, settings.storage, settings.limits, finished)
 
     def stream(self, texts: AsyncIterator[str], media_type: str) -> StreamingResponse:
         if self.streams >= MOST_STREAMS:
@@ -107,10 +109,12 @@ class _Parts:
 
 def create_app(settings: ApiSettings, jobs: SweepJobs | None = None) -> FastAPI:
     """The API as an ASGI application."""
+    import mlflow.tracking  # noqa: F401 - threads that import it at the same time would find it half made
+
     os.environ |= {name: value for name, value in _QUICK_MLFLOW.items() if name not in os.environ}
     tracking = read_tracking(settings.storage)
     tracking.enter()
-    jobs = jobs or SweepJobs(settings.ray_address)
+    jobs = jobs or SweepJobs(settings.ray_address, settings.storage)
     parts = _Parts(
         settings=settings,
         jobs=jobs,
@@ -123,8 +127,10 @@ def create_app(settings: ApiSettings, jobs: SweepJobs | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tidying = asyncio.create_task(keep_tidy(jobs, parts.views, settings.storage, tracking.uri))
+        starting = asyncio.create_task(keep_starting(jobs, parts.views, settings.limits.at_once))
         yield
         tidying.cancel()
+        starting.cancel()
         parts.checker.close()
 
     app = FastAPI(
@@ -179,9 +185,11 @@ def _specs(app: FastAPI, parts: _Parts) -> None:
 
 def _reading(app: FastAPI, parts: _Parts) -> None:
     @app.get("/v1/sweeps", **_route())
-    async def list_sweeps() -> list[SweepSummary]:
-        """All sweeps, newest first."""
-        return await parts.views.sweeps()
+    async def list_sweeps(
+        limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="List the newest so many.")] = 1000,
+    ) -> list[SweepSummary]:
+        """The sweeps, newest first."""
+        return await parts.views.sweeps(limit)
 
     @app.get("/v1/sweeps/{sweep}", **_route(404))
     async def sweep_status(sweep: SweepName) -> SweepStatus:
@@ -234,7 +242,7 @@ def _steering(app: FastAPI, parts: _Parts) -> None:
 async def _job(parts: _Parts, sweep: str) -> SweepJob:
     job = await parts.views.job(sweep)
     if job is None:
-        raise Unknown(f"{sweep} is known to MLflow, but this cluster has no job of it, so there are no lines")
+        raise Unknown(f"{sweep} is known to MLflow, but was not submitted here, so there are no lines")
     return job
 
 

@@ -65,11 +65,12 @@ class Submission(_Answer):
 
 
 class Job(_Answer):
-    """The newest job of a sweep, as Ray knows it."""
+    """The newest job of a sweep, as Ray knows it. One that waits for its turn is PENDING."""
 
     submission_id: str
     attempt: int
     status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; GONE where its cluster is no more."""
     exit_code: int | None
     """0: every trial finished; 1: a trial failed; 2: the spec is wrong; 3: a service could not be reached. None while
     it runs, and where it was stopped or killed."""
@@ -81,7 +82,8 @@ class SweepSummary(_Answer):
     sweep_id: str
     name: str
     status: str
-    """As MLflow has it: RUNNING, FINISHED, FAILED or KILLED; PENDING before it has anything of the sweep."""
+    """As MLflow has it: RUNNING, FINISHED, FAILED or KILLED. Before it has anything of the sweep PENDING, or, where its
+    job has ended, the status of that."""
     started: str | None
     """ISO 8601."""
     trials: int

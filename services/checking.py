@@ -90,6 +90,8 @@ class CheckedSpec:
     """Why it is planned, but not started: it exceeds its budget, or the cluster can never place it."""
     rerun: Rerun | None = None
     """What its job is to run again; None where it is to run what is missing."""
+    to_propose: int = 0
+    """Trials asked for that a search has still to propose."""
 
 
 Check = Callable[[SpecText | Rerun, Surroundings, Limits], CheckedSpec]
@@ -119,7 +121,7 @@ class Checker:
         """Raises SpecError for the spec's mistakes, `Busy` where too many others wait."""
         now = time.monotonic()
         self._known = {key: known for key, known in self._known.items() if not _is_stale(*known, now)}
-        content = json.dumps([type(spec).__name__, asdict(spec), surroundings.tracking_uri])
+        content = json.dumps([type(spec).__name__, asdict(spec), asdict(surroundings)], default=str)
         key = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
         if key not in self._known:
             if sum(not task.done() for _, task in self._known.values()) >= MOST_WAITING:

@@ -1,11 +1,13 @@
-"""Submitted sweeps as Ray Jobs: started exactly once under a submission id, looked up, stopped, and their logs.
+"""Submitted sweeps as Ray Jobs: started exactly once under a submission id when it is their turn, looked up, stopped,
+and their logs.
 
-Keeps no state: Ray says what runs. A job lives as long as its cluster.
+Keeps no state: Ray says what runs, the storage who waits. A job lives as long as its cluster; what it printed is kept
+on the storage, too.
 """
 
 from __future__ import annotations
 
-import re
+import asyncio
 import shlex
 import sys
 import time
@@ -16,16 +18,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dft_sweeps.orchestration.cluster import ClusterUnavailable
+from services.submitted_files import (
+    CANCELLED,
+    DIRECTORY,
+    GONE,
+    LOG,
+    SUBMISSION,
+    StoredJob,
+    stored_job,
+    stored_jobs,
+    stored_log,
+)
+from services.waiting import changing, leave, waiting
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 T = TypeVar("T")
 
+_LOOK_S = 1.0
 ENTRYPOINT = "dft_sweeps.cli.sweep_job"
 STOP_S = 60
 """How long a job that is stopped may close its runs and end its engines before it is killed."""
-_SUBMISSION = re.compile(r"(s-[0-9a-f]{16})-a([1-9][0-9]*)")
 _STOPPING = {
     # The job's children get the signal too. On SIGTERM graders would die, and their answers count as ungradable.
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
@@ -43,7 +57,7 @@ class SweepJob:
     name: str
     trials: int
     status: str
-    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; GONE where its cluster is no more."""
     exit_code: int | None = None
     """As of `dft-sweeps run`; None while it runs, and where it was stopped or killed."""
     started_ms: int | None = None
@@ -51,11 +65,7 @@ class SweepJob:
 
     @property
     def ended(self) -> bool:
-        return self.status in {"SUCCEEDED", "FAILED", "STOPPED"}
-
-
-def submission_id(sweep_id: str, attempt: int) -> str:
-    return f"{sweep_id}-a{attempt}"
+        return self.status in {"SUCCEEDED", "FAILED", "STOPPED", GONE}
 
 
 class SweepJobs:
@@ -63,13 +73,14 @@ class SweepJobs:
 
     Args:
         address: of the cluster's GCS or dashboard; Ray's own environment variables come before it.
+        storage: where jobs of clusters that are gone have left their logs.
 
     Raises:
         ClusterUnavailable: Ray's dashboard does not answer. So do all methods.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        self._address = address
+    def __init__(self, address: str | None, storage: Path) -> None:
+        self._address, self._storage = address, storage
 
     @cached_property
     def _client(self) -> JobSubmissionClient:
@@ -78,31 +89,40 @@ class SweepJobs:
         return JobSubmissionClient(self._address)
 
     def all(self) -> list[SweepJob]:
-        """Every job of a sweep, the newest last."""
+        """Every job of a sweep that the cluster knows, the newest last, and after them those that wait."""
+        started = self.started()
+        known = {job.submission_id for job in started}
+        stored = [stored_job(self._storage, id_) for id_ in waiting(self._storage) if id_ not in known]
+        return [*started, *(waiting_job(job) for job in stored if job)]
+
+    def started(self) -> list[SweepJob]:
+        """Every job of a sweep that the cluster knows, the newest last."""
         found = [_sweep_job(details) for details in _reached(lambda: self._client.list_jobs())]
         return sorted((job for job in found if job), key=lambda job: (job.started_ms or 0, job.attempt))
 
     def get(self, id_: str) -> SweepJob | None:
-        try:
-            return _sweep_job(_reached(lambda: self._client.get_job_info(id_)))
-        except _Refused as refused:
-            if "does not exist" in str(refused):
-                return None
-            raise
+        if known := self._started(id_):
+            return known
+        stored = stored_job(self._storage, id_)
+        return self._not_started(stored) if stored else None
 
     def last(self, sweep_id: str) -> SweepJob | None:
-        """The newest attempt at a sweep."""
-        last = None
-        while job := self.get(submission_id(sweep_id, last.attempt + 1 if last else 1)):
-            last = job
-        return last
+        """The newest attempt at a sweep, on this cluster or one before it."""
+        stored = {job.attempt: job for job in stored_jobs(self._storage, sweep_id)}
+        known = {job.attempt: job for job in self.started() if job.sweep_id == sweep_id}
+        newest = max([*stored, *known], default=0)
+        return known.get(newest) or (self._not_started(stored[newest]) if newest else None)
 
     def start(self, id_: str, directory: Path, name: str, trials: int) -> bool:
-        """Starts the job that reads `directory`; False where there is a job of this id already."""
+        """Starts the job that reads `directory`, and leaves its log there; False where there is a job of this id
+        already."""
+        command = shlex.join([sys.executable, "-m", ENTRYPOINT, str(directory)])
+        # `-i`: when the job is stopped, its last words are still to come.
+        script = f"{command} 2>&1 | tee -i -a {shlex.quote(str(directory / LOG))}; exit ${{PIPESTATUS[0]}}"
         try:
             _reached(
                 lambda: self._client.submit_job(
-                    entrypoint=f"exec {shlex.join([sys.executable, '-m', ENTRYPOINT, str(directory)])}",
+                    entrypoint=f"exec bash -c {shlex.quote(script)}",
                     submission_id=id_,
                     metadata={"sweep": name, "trials": str(trials)},
                     runtime_env={"env_vars": _STOPPING},
@@ -114,8 +134,29 @@ class SweepJobs:
             raise
         return True
 
+    def start_waiting(self, at_once: int) -> None:
+        """Starts those whose turn it is: `at_once` run at a time."""
+        with changing(self._storage):
+            if not waiting(self._storage):
+                return
+            started = self.started()
+            room = at_once - sum(not job.ended for job in started)
+            for id_ in waiting(self._storage):
+                job = stored_job(self._storage, id_)
+                if job and id_ not in {each.submission_id for each in started}:
+                    if room <= 0:
+                        return
+                    self.start(id_, self._storage / DIRECTORY / id_, job.name, job.trials)
+                    room -= 1
+                leave(self._storage, id_)
+
     def stop(self, id_: str) -> bool:
-        """Asks a job to end; False where it has not begun or has ended. It has `STOP_S` seconds."""
+        """Asks a job to end; False where it is about to begin or has ended. It has `STOP_S` seconds."""
+        with changing(self._storage):
+            if id_ in waiting(self._storage):
+                (self._storage / DIRECTORY / id_ / CANCELLED).touch()
+                leave(self._storage, id_)
+                return True
         return _reached(lambda: self._client.stop_job(id_))
 
     def stop_all(self, running: Sequence[SweepJob]) -> None:
@@ -129,11 +170,36 @@ class SweepJobs:
             left = [id_ for id_ in left if (job := self.get(id_)) and not job.ended]
 
     def log(self, id_: str) -> str:
-        """All that a job has printed."""
-        return _reached(lambda: self._client.get_job_logs(id_))
+        """All that a job has printed, or Ray where that could not start it; of one that the cluster does not know, what
+        the storage has."""
+        try:
+            text = _reached(lambda: self._client.get_job_logs(id_))
+            return text.partition(_entry(id_))[2].partition("\n")[2] or text
+        except _Refused as refused:
+            if "does not exist" not in str(refused):
+                raise
+            return stored_log(self._storage, id_)
 
     async def follow(self, id_: str) -> AsyncIterator[str]:
         """The lines that a job prints, from the first, until it has ended."""
+        while id_ in await asyncio.to_thread(waiting, self._storage):  # noqa: ASYNC110 - another process starts it
+            await asyncio.sleep(_LOOK_S)
+        if await asyncio.to_thread(self._started, id_) is None:
+            for line in (await asyncio.to_thread(self.log, id_)).splitlines():
+                yield line
+            return
+        ray_said: list[str] | None = []
+        async for line in self._tail(id_):
+            if ray_said is None:
+                yield line
+            elif line.startswith(_entry(id_)):
+                ray_said = None
+            else:
+                ray_said.append(line)
+        for line in ray_said or ():
+            yield line
+
+    async def _tail(self, id_: str) -> AsyncIterator[str]:
         rest = ""
         async for text in self._client.tail_job_logs(id_):
             *lines, rest = (rest + text).split("\n")
@@ -141,6 +207,22 @@ class SweepJobs:
                 yield line
         if rest:
             yield rest
+
+    def _started(self, id_: str) -> SweepJob | None:
+        try:
+            return _sweep_job(_reached(lambda: self._client.get_job_info(id_)))
+        except _Refused as refused:
+            if "does not exist" in str(refused):
+                return None
+            raise
+
+    def _not_started(self, stored: StoredJob) -> SweepJob:
+        """A job that the cluster does not know."""
+        id_ = stored.submission_id
+        if id_ in waiting(self._storage):
+            return waiting_job(stored)
+        cancelled = (self._storage / DIRECTORY / id_ / CANCELLED).exists()
+        return _of_storage(stored, "STOPPED" if cancelled else GONE)
 
 
 def dashboard_url(address: str) -> str:
@@ -167,9 +249,22 @@ def _reached(call: Callable[[], T]) -> T:
         raise _Refused(f"Ray Jobs: {error}") from error
 
 
+def _entry(id_: str) -> str:
+    """The last of the lines with which Ray begins a job's log."""
+    return f"Running entrypoint for job {id_}: "
+
+
+def waiting_job(stored: StoredJob) -> SweepJob:
+    return _of_storage(stored, "PENDING")
+
+
+def _of_storage(stored: StoredJob, status: str) -> SweepJob:
+    return SweepJob(stored.submission_id, stored.sweep_id, stored.attempt, stored.name, stored.trials, status)
+
+
 def _sweep_job(details: JobDetails) -> SweepJob | None:
     """None for a job that is no sweep's."""
-    found = _SUBMISSION.fullmatch(details.submission_id or "")
+    found = SUBMISSION.fullmatch(details.submission_id or "")
     metadata: dict[str, Any] = details.metadata or {}
     if found is None or not {"sweep", "trials"} <= metadata.keys():
         return None

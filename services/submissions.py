@@ -1,28 +1,30 @@
-"""From a checked spec to its job: one at a time for each sweep, and nothing left behind where it does not start.
+"""From a checked spec to its job, or its place among those that wait: one at a time for each sweep, and nothing left
+behind where it does not start.
 
-The state is Ray's jobs and what MLflow holds. A directory per job hands it the spec; it is written whole before the
-job starts, and taken away again where Ray refuses the job.
+The state is Ray's jobs, who waits, and what MLflow holds. A directory per job hands it the spec, takes its log, and is
+written whole before the job starts, and taken away again where Ray refuses the job.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from services.checking import CheckedSpec
-from services.jobs import SweepJob, submission_id
-
-DIRECTORY = "submissions"
+from services.allowed import Limits
+from services.checking import Busy, CheckedSpec
+from services.jobs import SweepJob, waiting_job
+from services.submitted_files import DIRECTORY, StoredJob, store_job
+from services.waiting import changing, join, waiting
 
 
 class Jobs(Protocol):
     """What starts jobs; `services.jobs.SweepJobs`."""
+
+    def all(self) -> list[SweepJob]: ...
 
     def last(self, sweep_id: str) -> SweepJob | None: ...
 
@@ -30,48 +32,49 @@ class Jobs(Protocol):
 
 
 def submit(
-    checked: CheckedSpec, jobs: Jobs, storage: Path, hub: bool, finished: Callable[[], Collection[str]]
+    checked: CheckedSpec, jobs: Jobs, storage: Path, limits: Limits, finished: Callable[[], Collection[str]]
 ) -> tuple[SweepJob, bool]:
     """The job of a sweep, and whether it was started now.
 
-    A job that has not ended is the sweep's one job. After it another one starts, where something is missing.
+    A job that has not ended is the sweep's one job. After it another one starts, where something is missing: trials, or
+    the report of a job that did not come so far.
 
     Args:
-        hub: whether the job may read from the hub.
         finished: gives the training ids that MLflow knows as finished; asked only where that decides.
 
     Raises:
+        Busy: as many sweeps run and wait as may.
         ClusterUnavailable: Ray does not answer, or does not take the job.
     """
     with _one_at_a_time(storage, checked.sweep_id):
         last = jobs.last(checked.sweep_id)
         fresh = checked.rerun is not None and checked.rerun.fresh
-        if last and (not last.ended or (not fresh and set(checked.training_ids) <= set(finished()))):
+        if last and not last.ended:
             return last, False
-        id_ = submission_id(checked.sweep_id, last.attempt + 1 if last else 1)
-        directory = _write(checked, storage, id_, hub)
+        known = last and last.status == "SUCCEEDED" and not fresh and not checked.to_propose
+        if last and known and set(checked.training_ids) <= set(finished()):
+            return last, False
+        _refuse_too_many(jobs, limits.sweeps)
+        stored = StoredJob(checked.sweep_id, last.attempt + 1 if last else 1, checked.name, checked.trials)
+        rerun = checked.rerun.arguments if checked.rerun else None
+        directory = store_job(storage, stored, checked.resolved, rerun, limits.hub)
         try:
-            created = jobs.start(id_, directory, checked.name, checked.trials)
+            with changing(storage):
+                if waiting(storage) or sum(not job.ended for job in jobs.all()) >= limits.at_once:
+                    join(storage, stored.submission_id)
+                    return waiting_job(stored), True
+                created = jobs.start(stored.submission_id, directory, checked.name, checked.trials)
         except BaseException:
             shutil.rmtree(directory)
             raise
         started = jobs.last(checked.sweep_id)
-        assert started is not None, id_
+        assert started is not None, stored.submission_id
         return started, created
 
 
-def _write(checked: CheckedSpec, storage: Path, id_: str, hub: bool) -> Path:
-    """The job's directory, over that of a job of this id of a cluster that is gone."""
-    directory = storage / DIRECTORY / id_
-    new = directory.with_name(f".{id_}.{secrets.token_hex(4)}")
-    new.mkdir()
-    (new / "spec.yaml").write_text(checked.resolved, encoding="utf-8")
-    rerun = checked.rerun.arguments if checked.rerun else None
-    job = {"sweep_id": checked.sweep_id, "storage": str(storage), "hub": hub, "rerun": rerun}
-    (new / "job.json").write_text(json.dumps(job, indent=1), encoding="utf-8")
-    if directory.exists():
-        shutil.rmtree(directory)
-    return new.rename(directory)
+def _refuse_too_many(jobs: Jobs, most: int) -> None:
+    if sum(not job.ended for job in jobs.all()) >= most:
+        raise Busy(f"{most} sweeps run and wait; this service takes no more until one has ended")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader, SweepRow
 from services.api_models import Job, SweepStatus, SweepSummary
 from services.jobs import SweepJob, SweepJobs
+from services.submitted_files import GONE
 
 T = TypeVar("T")
 
@@ -40,9 +41,9 @@ class SweepViews:
         self._answers: dict[tuple[Any, ...], tuple[float, asyncio.Task[Any]]] = {}
         self._known_reader: Reader | None = None
 
-    async def sweeps(self) -> list[SweepSummary]:
-        """All sweeps, newest first; those that MLflow has nothing of yet before the others."""
-        return await self._shared(self._sweeps)
+    async def sweeps(self, limit: int) -> list[SweepSummary]:
+        """The newest sweeps, newest first; those that MLflow has nothing of yet before the others."""
+        return await self._shared(self._sweeps, limit)
 
     async def status(self, wanted: str) -> SweepStatus:
         """A sweep by its id, the beginning of one or its name.
@@ -63,6 +64,11 @@ class SweepViews:
     def finished_now(self, training_ids: Sequence[str], measures: str) -> set[str]:
         reader = self._reader()
         return set(reader.finished_trials(training_ids, measures)) if reader else set()
+
+    def running_now(self) -> set[str]:
+        """Sweeps that MLflow believes to be under way."""
+        reader = self._reader()
+        return {row.sweep_id for row in reader.sweeps() if row.status == "RUNNING"} if reader else set()
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """A blocking call, in one of the threads."""
@@ -91,13 +97,15 @@ class SweepViews:
                 return None
         return self._known_reader
 
-    def _sweeps(self) -> list[SweepSummary]:
+    def _sweeps(self, limit: int) -> list[SweepSummary]:
         reader = self._reader()
-        rows = reader.sweeps() if reader else []
+        rows, older = reader.newest_sweeps(limit) if reader else ([], False)
         newest = {job.sweep_id: job for job in self._jobs.all()}
-        known = {row.sweep_id for row in rows}
+        known = {row.sweep_id for row in rows} | {job.sweep_id for job in newest.values() if job.status == "SUCCEEDED"}
+        if reader and older and newest.keys() - known:
+            known |= {row.sweep_id for row in reader.sweeps()}
         waiting = [_of_job(job) for job in reversed(newest.values()) if job.sweep_id not in known]
-        return [*waiting, *(_of_row(row, newest.get(row.sweep_id)) for row in rows)]
+        return [*waiting, *(_of_row(row, newest.get(row.sweep_id)) for row in rows)][:limit]
 
     def _status(self, wanted: str) -> SweepStatus:
         row, job = self._find(wanted)
@@ -106,7 +114,8 @@ class SweepViews:
             return SweepStatus(sweep=_of_job(job), trials=[])
         reader = self._reader()
         assert reader is not None
-        return SweepStatus(sweep=_of_row(row, job), trials=finite(self._progress(reader, row)))
+        known = None if job and job.status == GONE else job
+        return SweepStatus(sweep=_of_row(row, known), trials=finite(self._progress(reader, row)))
 
     def _job(self, wanted: str) -> SweepJob | None:
         return self._find(wanted)[1]
@@ -120,9 +129,11 @@ class SweepViews:
         if row:
             return row, self._jobs.last(row.sweep_id)
         begun = {job.sweep_id: job for job in jobs if job.sweep_id.startswith(wanted)}
-        if len(begun) != 1:
-            raise Unknown(unknown)
-        return None, begun.popitem()[1]
+        if len(begun) == 1:
+            return None, begun.popitem()[1]
+        if gone := self._jobs.last(wanted):
+            return None, gone
+        raise Unknown(unknown)
 
     def _row(self, wanted: str) -> tuple[SweepRow | None, str]:
         """The sweep as MLflow has it; where it has none, why."""

@@ -1,4 +1,5 @@
-"""After jobs that were killed: their engines end, and their runs in MLflow stop saying RUNNING.
+"""After jobs that have ended: the next ones start, and of those that were killed the engines end, and their runs in
+MLflow stop saying RUNNING.
 
 A job that ends by itself, or by Ctrl-C, tidies up itself; then there is nothing to do here. Everything can be repeated.
 """
@@ -16,9 +17,10 @@ from dft_sweeps.orchestration.locks import SweepLocks, try_lock
 from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import Tracker
 from services.jobs import SweepJobs
+from services.submitted_files import stored_jobs
 from services.sweep_views import SweepViews
 
-EVERY_S = 20.0
+EVERY_S, START_EVERY_S = 20.0, 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -37,18 +39,36 @@ def tidy(storage: Path, tracking_uri: str, sweep_id: str) -> list[str]:
 
 
 async def keep_tidy(jobs: SweepJobs, views: SweepViews, storage: Path, tracking_uri: str) -> None:
-    """Tidies up after every job that failed or was stopped, once each, for as long as this runs."""
+    """Tidies up after every job that failed or was stopped, and those that ended with their cluster before this began,
+    once each, for as long as this runs."""
     tidied: set[str] = set()
+    begun = False
     while True:
         with contextlib.suppress(ClusterUnavailable, TrackingUnavailable):  # it is tried again
             newest = {job.sweep_id: job for job in await views.run(jobs.all)}
+            if not begun:
+                for sweep_id in (await views.run(views.running_now)) - newest.keys():
+                    if stored_jobs(storage, sweep_id):
+                        await _tidied(views, storage, tracking_uri, sweep_id)
+                begun = True
             for job in newest.values():
                 if job.status in {"FAILED", "STOPPED"} and job.submission_id not in tidied:
-                    killed = await views.run(tidy, storage, tracking_uri, job.sweep_id)
+                    await _tidied(views, storage, tracking_uri, job.sweep_id)
                     tidied.add(job.submission_id)
-                    if killed:
-                        logger.warning("%s was killed; set its runs KILLED: %s", job.submission_id, killed)
         await asyncio.sleep(EVERY_S)
+
+
+async def keep_starting(jobs: SweepJobs, views: SweepViews, at_once: int) -> None:
+    """Starts sweeps that wait when it is their turn, for as long as this runs."""
+    while True:
+        with contextlib.suppress(ClusterUnavailable):  # it is tried again
+            await views.run(jobs.start_waiting, at_once)
+        await asyncio.sleep(START_EVERY_S)
+
+
+async def _tidied(views: SweepViews, storage: Path, tracking_uri: str, sweep_id: str) -> None:
+    if killed := await views.run(tidy, storage, tracking_uri, sweep_id):
+        logger.warning("the job of %s was killed; set its runs KILLED: %s", sweep_id, killed)
 
 
 def _stop_pools(storage: Path, sweep_id: str) -> None:

@@ -114,9 +114,9 @@ class Server:
     def plan(self, spec: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         return self._json("POST", "/v1/plans", {"spec": spec, "set": list(overrides)})
 
-    def sweeps(self) -> list[dict[str, Any]]:
-        """As `list --json`, each with its `job`."""
-        return self._json("GET", "/v1/sweeps")
+    def sweeps(self, limit: int = 10_000) -> list[dict[str, Any]]:
+        """The newest, as `list --json`, each with its `job`."""
+        return self._json("GET", f"/v1/sweeps?limit={limit}")
 
     def status(self, sweep: str) -> dict[str, Any]:
         """As `status --json`; the sweep with its `job`."""

@@ -7,11 +7,24 @@ import platform
 from collections.abc import Collection
 
 from dft_sweeps.orchestration.prepare import PreparedSweep
+from dft_sweeps.orchestration.proposals import recorded
 from dft_sweeps.spec.costs import known_costs
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.placement import ClusterFacts
-from dft_sweeps.spec.plan import Plan, make_plan
+from dft_sweeps.spec.plan import Plan, Rest, make_plan
 from dft_sweeps.spec.reckoning import Hours
+from dft_sweeps.spec.searches import round_of
+
+
+def known_points(tracking_uri: str, prepared: PreparedSweep) -> PreparedSweep:
+    """The sweep with the points of its search that MLflow holds; as it is where there is no database."""
+    from dft_sweeps.tracking.reader import Reader
+
+    try:
+        reader = Reader(tracking_uri)
+    except SpecError:
+        return prepared
+    return recorded(prepared, reader)
 
 
 def finished(tracking_uri: str, prepared: PreparedSweep) -> frozenset[str]:
@@ -22,7 +35,8 @@ def finished(tracking_uri: str, prepared: PreparedSweep) -> frozenset[str]:
         reader = Reader(tracking_uri)
     except SpecError:
         return frozenset()
-    return frozenset(reader.finished_trials((trial.training_id for trial in prepared.trials), prepared.measures))
+    ids = [trial.training_id for trial in prepared.trials]
+    return frozenset(reader.finished_trials(ids, prepared.measures, prepared.sweep_id))
 
 
 def this_machine() -> ClusterFacts:
@@ -51,9 +65,14 @@ def cluster_at(address: str | None) -> ClusterFacts:
 
 
 def plan_of(
-    prepared: PreparedSweep, done: frozenset[str], cluster: ClusterFacts, tracking_uri: str | None = None
+    prepared: PreparedSweep,
+    done: frozenset[str],
+    cluster: ClusterFacts,
+    tracking_uri: str | None = None,
+    known_only: bool = False,
 ) -> Plan:
-    """Args: `done`: training ids that need not run; `tracking_uri`: where runs may have measured speeds, if anywhere.
+    """Args: `done`: training ids that need not run; `tracking_uri`: where runs may have measured speeds, if anywhere;
+    `known_only`: leave out what a search has still to propose.
 
     What runs of the same model on such machines measured goes before what the spec declares.
     """
@@ -64,7 +83,8 @@ def plan_of(
     trials = {trial.trial.name: trial.trial.spec for trial in prepared.trials}
     costs = known_costs(trials, found, spec.cost, spec.execution, spec.pool)
     facts = {trial.trial.name: trial.facts for trial in prepared.trials}
-    return make_plan(prepared.sweep.trials, facts, done, spec.execution, spec.pool, cluster, costs)
+    rest = Rest(0 if known_only else prepared.sweep.to_propose, round_of(spec.search) * len(prepared.arms))
+    return make_plan(prepared.sweep.trials, facts, done, spec.execution, spec.pool, cluster, costs, rest)
 
 
 def refuse_unaffordable(
@@ -91,4 +111,5 @@ def refuse_unaffordable(
         return
     all_ = {trial.training_id for trial in prepared.trials}
     done = (all_ - set(all_ if only is None else only)) | (set() if fresh else finished(tracking_uri, prepared))
-    refuse_over_budget(prepared, plan_of(prepared, frozenset(done), cluster, tracking_uri), used)
+    plan = plan_of(prepared, frozenset(done), cluster, tracking_uri, known_only=only is not None)
+    refuse_over_budget(prepared, plan, used)

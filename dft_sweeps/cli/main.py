@@ -8,6 +8,7 @@ import sys
 import click
 
 from dft_sweeps import __version__
+from dft_sweeps.data.durable import NO_MORE_WRITES
 from dft_sweeps.spec.errors import SpecError
 
 DONE, TRIAL_FAILED, USER_ERROR, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -64,7 +65,7 @@ def group() -> None:
 
     \b
     Exit codes: 0 done; 1 a trial failed; 2 something in what you gave is wrong;
-    3 the cluster or a service cannot be reached; 130 interrupted.
+    3 the cluster, a service or the storage cannot be reached; 130 interrupted.
     """
 
 
@@ -82,17 +83,20 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(USER_ERROR)
     except Exception as error:
-        if not _is_outage(error):
+        if not (outage := _outage(error)):
             raise
-        click.echo(f"unreachable: {error}", err=True)
+        click.echo(f"unreachable: {outage}", err=True)
         sys.exit(UNREACHABLE)
     sys.exit(result if isinstance(result, int) else DONE)
 
 
-def _is_outage(error: Exception) -> bool:
-    """Whether the error says that a service is not there. By name: importing the classes would cost seconds."""
+def _outage(error: Exception) -> str:
+    """What is not there, if the error says that a service or the storage is not; by the classes' names, for importing
+    them would cost seconds."""
+    if isinstance(error, OSError) and error.errno in NO_MORE_WRITES:
+        return f"the storage fails: {error}"
     names = {"TrackingUnavailable", "ClusterUnavailable", "PoolError"}
-    return any(kind.__name__ in names for kind in type(error).__mro__)
+    return str(error) if any(kind.__name__ in names for kind in type(error).__mro__) else ""
 
 
 if __name__ == "__main__":

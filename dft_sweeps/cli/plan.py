@@ -46,7 +46,8 @@ def command(
 
     Everything the spec names is read and checked, the model, the data and the benchmarks; nothing is started. Times
     are from the speeds that earlier runs of the same model measured on such machines, where there are any, and else
-    from those that the spec declares under `cost`; where neither says, they are unknown.
+    from those that the spec declares under `cost`; where neither says, they are unknown. Of a TPE search the trials
+    known so far are shown, and what it has still to propose is reckoned at their mean cost.
 
     \b
     Example:
@@ -54,12 +55,12 @@ def command(
       dft-sweeps plan sweep_specs/quickstart.yaml --set trial.train.steps=20
       dft-sweeps plan sweep_specs/figure1.yaml --address auto --set cost.price_per_gpu_hour=2.5
     """
-    from dft_sweeps.cli.gather import cluster_at, finished, plan_of
+    from dft_sweeps.cli.gather import cluster_at, finished, known_points, plan_of
     from dft_sweeps.orchestration.prepare import prepare
     from dft_sweeps.spec.load import load_sweep
 
-    prepared = prepare(load_sweep(spec, overrides))
     uri = resolve_tracking_uri(storage, tracking_uri)
+    prepared = known_points(uri, prepare(load_sweep(spec, overrides)))
     plan = plan_of(prepared, finished(uri, prepared), cluster_at(address), uri)
     if as_json:
         return print_json(plan_record(prepared, plan))
@@ -77,6 +78,7 @@ def plan_record(prepared: PreparedSweep, plan: Plan) -> dict[str, Any]:
         "concurrent_trials": plan.concurrent_trials,
         "missing": plan.missing,
         "base_completions": plan.base_completions,
+        "to_propose": plan.to_propose,
         "prompts": prompts_in_words(prepared),
         "smallest_differences": smallest_differences(prepared),
         "smallest_differences_assume": ASSUMPTIONS,

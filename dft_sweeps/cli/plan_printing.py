@@ -100,8 +100,10 @@ def duration(amount: float | None) -> str:
 
 def _totals(prepared: PreparedSweep, plan: Plan) -> list[str]:
     total, costs = plan.total, plan.costs
+    proposed = f" ({plan.to_propose} of them to be proposed, reckoned as those above)" if plan.to_propose else ""
     lines = [
-        f"Sweep {prepared.sweep_id}: {total.trials} of {len(plan.cells)} trials to run, {total.tokens:,} training "
+        f"Sweep {prepared.sweep_id}: {total.trials} of {len(plan.cells) + plan.to_propose} trials to "
+        f"run{proposed}, {total.tokens:,} training "
         f"tokens, {total.completions:,} completions (the base model's {plan.base_completions:,} are shared by all "
         f"trials) of about {total.evaluation_tokens:,} tokens."
     ]

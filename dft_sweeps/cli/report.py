@@ -50,6 +50,8 @@ def command(
 
     Figures are accuracy by optimizer step and, where learning rate or batch size is an axis, the accuracy at
     the last step by those. Of several sweeps of equal measures, the latter are drawn in one figure besides.
+    Of a sweep with a search, the accuracy at the last step is drawn by every dimension that was searched, and the
+    best point of each arm (variant and axes' values) is named.
 
     Trials that differ in train.seed alone are one row and one line, their mean, and intervals hold the spread
     over seeds. The best trial and step are named, with how they were chosen: on the questions that

@@ -43,6 +43,11 @@ class Asked:
         """Whether it may become another sweep."""
         return bool(self.overrides) or self.seeds is not None
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is wanted."""
+        return not (self.failed or self.cells)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -50,7 +55,10 @@ class Wanted:
 
     prepared: PreparedSweep
     only: frozenset[str]
+    """Training ids, of the trials that are known."""
     fresh: bool
+    whole: bool
+    """All are wanted, and with them what a search has still to propose."""
 
 
 @click.command()
@@ -160,19 +168,23 @@ def sweeps_asked(reader: Reader, sweep: str | None, figure: int | None) -> list[
 
 def wanted_of(reader: Reader, row: SweepRow, storage: Path, asked: Asked, say: Say) -> Wanted:
     from dft_sweeps.orchestration.prepare import prepare
-    from dft_sweeps.spec.reruns import rerun
+    from dft_sweeps.orchestration.proposals import recorded
+    from dft_sweeps.spec import reruns
 
     failed = _failed(reader, row, storage) if asked.failed else None
     stored = f"the stored spec of {row.sweep_id}"
-    found = rerun(reader.spec_text(row), stored, asked.overrides, asked.cells, failed, asked.seeds)
-    prepared = prepare(found.sweep, lambda message: say("prepare", f"{row.name}: {message}"))
+    sweep = reruns.rerun(reader.spec_text(row), stored, asked.overrides, asked.seeds)
+    prepared = recorded(prepare(sweep, lambda message: say("prepare", f"{row.name}: {message}")), reader)
+    names = reruns.wanted(prepared.sweep, asked.cells, failed)
     if prepared.sweep_id != row.sweep_id:
         if not asked.changes:
             raise SpecError(_changed(reader, row, prepared), row.sweep_id)
         say("prepare", f"{row.name}: as asked for, it is the sweep {prepared.sweep_id}")
-    only = frozenset(trial.training_id for trial in prepared.trials if trial.trial.name in found.names)
-    say("prepare", f"{row.name}: {len(only)} of {len(prepared.trials)} trials are asked for")
-    return Wanted(prepared, only, asked.fresh)
+    only = frozenset(trial.training_id for trial in prepared.trials if trial.trial.name in names)
+    left = prepared.sweep.to_propose if asked.whole else 0
+    also = f", {left} of them to be proposed" if left else ""
+    say("prepare", f"{row.name}: {len(only) + left} of {prepared.planned} trials are asked for{also}")
+    return Wanted(prepared, only, asked.fresh, asked.whole)
 
 
 def _failed(reader: Reader, row: SweepRow, storage: Path) -> set[str]:
@@ -191,7 +203,7 @@ def _failed(reader: Reader, row: SweepRow, storage: Path) -> set[str]:
 def _changed(reader: Reader, row: SweepRow, prepared: PreparedSweep) -> str:
     """Why what the stored spec names is not what the sweep was run on."""
     before = {trial.training_id for trial in reader.trials(row)}
-    trained = before != {trial.training_id for trial in prepared.trials}
+    trained = not {trial.training_id for trial in prepared.trials} <= before
     measured = row.measures != prepared.measures
     what = " and ".join(
         ["the model, the data or the template it trains with"] * trained + ["what it is evaluated on"] * measured
@@ -211,6 +223,7 @@ def _record(wanted: Wanted, uri: str) -> dict[str, Any]:
     return {
         "sweep": wanted.prepared.sweep_id,
         "name": wanted.prepared.sweep.spec.name,
+        "to_propose": wanted.prepared.sweep.to_propose if wanted.whole else 0,
         "trials": [
             {"fingerprint": trial.training_id, "name": trial.trial.name, "axes": trial.trial.axes}
             for trial in wanted.prepared.trials
@@ -225,17 +238,18 @@ def _show(wanted: Wanted, uri: str, cluster: ClusterFacts) -> None:
     from dft_sweeps.cli.plan_printing import print_plan
 
     prepared, todo = wanted.prepared, _to_run(wanted, uri)
-    if not todo:
+    if not todo and not (wanted.whole and prepared.sweep.to_propose):
         return click.echo(f"Sweep {prepared.sweep_id}: nothing to run; what is asked for is finished.")
     others = frozenset(trial.training_id for trial in prepared.trials) - todo
-    plan = plan_of(prepared, others, cluster, uri)
-    print_plan(prepared, replace(plan, cells=plan.to_run))
+    plan = plan_of(prepared, others, cluster, uri, known_only=not wanted.whole)
+    print_plan(prepared, replace(plan, cells=plan.to_run) if todo else plan)
 
 
 def _run(wanted: Wanted, storage: Path, uri: str, kept: KeptCluster, say: Say) -> int:
     from dft_sweeps.cli.run import report_outcome, run_sweep, say_what_it_is
 
     say_what_it_is(wanted.prepared, say)
-    outcome = run_sweep(wanted.prepared, storage, uri, kept.address, say, wanted.only, wanted.fresh, kept)
+    only = None if wanted.whole else wanted.only
+    outcome = run_sweep(wanted.prepared, storage, uri, kept.address, say, only, wanted.fresh, kept)
     report_outcome(wanted.prepared, outcome, storage, uri, say)
     return 1 if outcome.failed else 0

@@ -46,13 +46,15 @@ def command(
 
     Trials that are finished, in this sweep or any other of the same MLflow, are not run again, so the same command
     takes up a sweep that was interrupted. Trials that another process runs are waited for, and run here if it ends
-    without finishing them.
+    without finishing them. A TPE search goes on to its last round: each is proposed once the trials before have ended,
+    and what was proposed before an interruption stands.
 
     \b
     Example:
       dft-sweeps run sweep_specs/quickstart.yaml
       dft-sweeps run sweep_specs/gsm8k_local.yaml --set trial.data.source.path=my.jsonl
     """
+    from dft_sweeps.cli.gather import known_points
     from dft_sweeps.orchestration.cluster import set_environment
     from dft_sweeps.orchestration.prepare import prepare
     from dft_sweeps.spec.load import load_sweep
@@ -62,6 +64,7 @@ def command(
     say_what_it_is(prepared, say)
     storage = writable_storage(storage)
     uri = resolve_tracking_uri(storage, tracking_uri)
+    prepared = known_points(uri, prepared)
     set_environment(address)
     outcome = run_sweep(prepared, storage, uri, address, say)
     report_outcome(prepared, outcome, storage, uri, say)
@@ -124,7 +127,7 @@ def run_sweep(
         uri: of MLflow.
         address: of the Ray cluster; None starts one here, and only when something is to run.
         say: takes a topic and a line of progress.
-        only: training ids of the trials wanted; all if this is None.
+        only: training ids of the trials wanted; all if this is None, those that a search has still to propose too.
         fresh: run finished ones again, from step 0 and in new runs.
         kept: the connection to Ray, where there is one for several sweeps.
 
@@ -134,6 +137,7 @@ def run_sweep(
     """
     from dft_sweeps.cli.gather import refuse_unaffordable
     from dft_sweeps.cli.kept_cluster import KeptCluster
+    from dft_sweeps.orchestration.proposals import next_round
     from dft_sweeps.orchestration.sharing import run_missing
     from dft_sweeps.orchestration.trial_runs import TrialRuns
     from dft_sweeps.tracking.background import Background
@@ -145,14 +149,18 @@ def run_sweep(
     say("prepare", f"opening MLflow at {masked(uri)}")
     tracker = Tracker(uri, artifact_root(storage, uri))
     writer = Background(tracker, storage / "spool", lambda line: say("tracking", line))
-    runs = TrialRuns(writer, Reader(uri), prepared, used_hours(uri, prepared.sweep_id))
+    reader = Reader(uri)
+    runs = TrialRuns(writer, reader, prepared, used_hours(uri, prepared.sweep_id))
 
     def affordable(facts: ClusterFacts) -> None:
         refuse_unaffordable(prepared, uri, facts, runs.used, only, fresh)
 
+    def more(sweep: PreparedSweep) -> PreparedSweep | None:
+        return next_round(sweep, reader) if only is None else None
+
     with nullcontext(kept) if kept else KeptCluster(address, say) as ray:
         services = partial(_services, prepared, storage, ray, say, affordable)
-        return run_missing(prepared, runs, storage, say, services, only, fresh)
+        return run_missing(prepared, runs, storage, say, services, only, fresh, more)
 
 
 @contextmanager

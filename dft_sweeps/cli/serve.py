@@ -53,6 +53,13 @@ LOOK_S = 2.0
 @click.option("--allow-hub", is_flag=True, help="Let specs name models and datasets of the Hugging Face hub.")
 @click.option("--most-trials", type=click.IntRange(min=1), default=256, show_default=True, help="Of one sweep.")
 @click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Sweeps that run at a time; others wait for their turn.",
+)
+@click.option(
     "--warm",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Spec whose evaluation engines are kept running for all sweeps with equal `pool` and model.",
@@ -70,6 +77,7 @@ def command(
     paths: tuple[Path, ...],
     allow_hub: bool,
     most_trials: int,
+    at_once: int,
     warm: Path | None,
 ) -> None:
     """Serve sweeps: an HTTP API to submit and steer them, until Ctrl-C.
@@ -78,6 +86,10 @@ def command(
     then be unless --tracking-uri names a server that the head node reaches. Where no tracking server is
     configured, MLflow's is started on the storage's own database. --storage must be a directory that all
     nodes share.
+
+    Sweeps run in the order in which they are submitted, --at-once of them at a time. Each takes as much of the
+    cluster as it can use: more than one at a time need a cluster with room for all their engines and for a
+    trial of each, and specs that say execution.max_concurrent_trials.
 
     Clients (submit, list, status, logs, cancel) send a token. Without TLS it travels in the clear: keep to
     loopback, or give --tls-certificate and --tls-key.
@@ -104,6 +116,7 @@ def command(
         forbidden=(str(storage / "service"),),
         hub=allow_hub,
         trials=most_trials,
+        at_once=at_once,
     )
     set_environment(address)
     with _terminated_politely(), _tracking(storage, tracking_uri, mlflow_port) as uri:
@@ -115,7 +128,7 @@ def _serve(
 ) -> None:
     from dft_sweeps.cli.spec_check import check_spec, trials_progress
     from dft_sweeps.cli.warm_pool import warm_pool
-    from dft_sweeps.orchestration.cluster import cluster, uninterrupted
+    from dft_sweeps.orchestration.cluster import cluster, cluster_facts, uninterrupted
     from services.api import ApiSettings
     from services.api_guard import digest_of
     from services.api_server import deploy_api, stop_api
@@ -125,9 +138,9 @@ def _serve(
     write_tracking(storage, uri)
     click.echo("starting Ray" if address is None else f"connecting to Ray at {address}")
     own = local_cluster(storage) if address is None else contextlib.nullcontext(address)
-    with own as ray_address, cluster(ray_address) as facts:
+    with own as ray_address, cluster(ray_address):
         _check_place(address, uri)
-        settings = ApiSettings(storage, digest_of(token), check_spec, trials_progress, limits, facts, _gcs())
+        settings = ApiSettings(storage, digest_of(token), check_spec, trials_progress, limits, cluster_facts, _gcs())
         try:
             click.echo("starting the API")
             deploy_api(settings, door)
@@ -239,8 +252,8 @@ def _stop_jobs(settings: ApiSettings) -> None:
     """Ends the sweeps that run on a cluster of our own, so that their runs do not stay RUNNING."""
     from services.jobs import SweepJobs
 
-    jobs = SweepJobs(settings.ray_address)
-    running = [job for job in jobs.all() if not job.ended]
+    jobs = SweepJobs(settings.ray_address, settings.storage)
+    running = [job for job in jobs.started() if not job.ended]
     for job in running:
         click.echo(f"stopping {job.submission_id}; submit its spec again to take it up", err=True)
     jobs.stop_all(running)
@@ -249,7 +262,8 @@ def _stop_jobs(settings: ApiSettings) -> None:
 def _say_what_goes_on(settings: ApiSettings, uri: str) -> None:
     from services.jobs import SweepJobs
 
-    running = [job.submission_id for job in SweepJobs(settings.ray_address).all() if not job.ended]
+    jobs = SweepJobs(settings.ray_address, settings.storage)
+    running = [job.submission_id for job in jobs.started() if not job.ended]
     if running:
         lost = ", without MLflow's server, until `serve` runs again" if "//127.0.0.1:" in uri else ""
         click.echo(f"still running on the cluster{lost}: {', '.join(running)}", err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dft_sweeps.spec.errors import SpecError
 
 if TYPE_CHECKING:
-    from dft_sweeps.orchestration.prepare import PreparedSweep
+    from dft_sweeps.cli.rerun import Wanted
     from dft_sweeps.spec.plan import Plan
     from dft_sweeps.tracking.reader import Reader, SweepRow
     from services.allowed import Limits
@@ -35,37 +35,41 @@ def check_spec(asked: SpecText | Rerun, surroundings: Surroundings, limits: Limi
     uri = surroundings.tracking_uri
     with _nowhere():
         given = isinstance(asked, SpecText)
-        prepared, only = _submitted(asked, limits) if given else _recorded(asked, surroundings, limits)
+        wanted = _submitted(asked, uri, limits) if given else _recorded(asked, surroundings, limits)
+        prepared, only = wanted.prepared, wanted.only
         sweep, all_ = prepared.sweep, {trial.training_id for trial in prepared.trials}
-        refuse_too_long(sweep, sum(len(trial.evaluated_steps) for trial in prepared.trials), limits)
-        fresh = not given and asked.fresh
-        done = (all_ - only) | (frozenset() if fresh else finished(uri, prepared))
-        plan = plan_of(prepared, frozenset(done), surroundings.cluster, uri)
+        points = sum(len(trial.evaluated_steps) for trial in prepared.trials)
+        refuse_too_long(sweep, points * prepared.planned // len(prepared.trials), limits)
+        done = (all_ - only) | (frozenset() if wanted.fresh else finished(uri, prepared))
+        plan = plan_of(prepared, frozenset(done), surroundings.cluster, uri, known_only=not wanted.whole)
         return CheckedSpec(
             sweep_id=prepared.sweep_id,
             name=sweep.spec.name,
             measures=prepared.measures,
-            trials=len(prepared.trials),
+            trials=prepared.planned,
             training_ids=tuple(sorted(only)),
             resolved=sweep.resolved_yaml(),
             plan=plan_record(prepared, plan),
-            refusal=_refusal(prepared, plan, surroundings, only, fresh),
+            refusal=_refusal(wanted, plan, surroundings),
             rerun=None if given else asked,
+            to_propose=plan.to_propose,
         )
 
 
-def _submitted(spec: SpecText, limits: Limits) -> tuple[PreparedSweep, frozenset[str]]:
+def _submitted(spec: SpecText, uri: str, limits: Limits) -> Wanted:
+    from dft_sweeps.cli.gather import known_points
+    from dft_sweeps.cli.rerun import Wanted
     from dft_sweeps.orchestration.prepare import prepare
     from dft_sweeps.spec.load import load_stored
     from services.allowed import refuse_forbidden
 
     sweep = load_stored(spec.text, NAME, spec.overrides)
     refuse_forbidden(sweep, limits)
-    prepared = prepare(sweep)
-    return prepared, frozenset(trial.training_id for trial in prepared.trials)
+    prepared = known_points(uri, prepare(sweep))
+    return Wanted(prepared, frozenset(trial.training_id for trial in prepared.trials), fresh=False, whole=True)
 
 
-def _recorded(rerun: Rerun, surroundings: Surroundings, limits: Limits) -> tuple[PreparedSweep, frozenset[str]]:
+def _recorded(rerun: Rerun, surroundings: Surroundings, limits: Limits) -> Wanted:
     """As `dft-sweeps rerun` finds it; a sweep that was recorded elsewhere may name what a service's may not."""
     from dft_sweeps.cli.rerun import Asked, sweeps_asked, wanted_of
     from dft_sweeps.spec import reruns
@@ -74,23 +78,23 @@ def _recorded(rerun: Rerun, surroundings: Surroundings, limits: Limits) -> tuple
 
     reader = Reader(surroundings.tracking_uri)
     (row,) = sweeps_asked(reader, rerun.sweep_id, rerun.figure)
-    refuse_forbidden(reruns.rerun(reader.spec_text(row), NAME, (), rerun.cells, None, rerun.seeds).sweep, limits)
+    refuse_forbidden(reruns.rerun(reader.spec_text(row), NAME, seeds=rerun.seeds), limits)
     asked = Asked(rerun.failed, rerun.cells, rerun.fresh, rerun.seeds, ())
-    wanted = wanted_of(reader, row, surroundings.storage, asked, lambda topic, line: None)
-    return wanted.prepared, wanted.only
+    return wanted_of(reader, row, surroundings.storage, asked, lambda topic, line: None)
 
 
-def _refusal(prepared: PreparedSweep, plan: Plan, surroundings: Surroundings, only: frozenset[str], fresh: bool) -> str:
+def _refusal(wanted: Wanted, plan: Plan, surroundings: Surroundings) -> str:
     """Why a good spec is not started: what `run` would say, said before there is a job."""
     from dft_sweeps.cli.gather import refuse_unaffordable
     from dft_sweeps.tracking.measurements import used_hours
 
-    document, uri = prepared.sweep.document, surroundings.tracking_uri
+    prepared, uri = wanted.prepared, surroundings.tracking_uri
+    document, only = prepared.sweep.document, None if wanted.whole else wanted.only
     if plan.missing:
         return str(document.error(("execution",), plan.missing))
     try:
         used = used_hours(uri, prepared.sweep_id)
-        refuse_unaffordable(prepared, uri, surroundings.cluster, used, only, fresh)
+        refuse_unaffordable(prepared, uri, surroundings.cluster, used, only, wanted.fresh)
     except SpecError as error:
         return str(error)
     return ""

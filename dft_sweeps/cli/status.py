@@ -49,7 +49,9 @@ def command(
     if as_json:
         return print_json(answer)
     found, trials = answer["sweep"], answer["trials"]
-    done = f"{found['finished']} of {found['trials']} trials finished"
+    left = found.get("to_propose", 0)
+    also = f" (tpe: {left} to be proposed)" if left else ""
+    done = f"{found['finished']} of {found['trials'] + left} trials finished{also}"
     title = f"{found['name']} {found['sweep_id']}: {found['status'].lower()}, {done}"
     table = Table(title=title, title_justify="left")
     table.add_column("trial")
@@ -57,7 +59,7 @@ def command(
     table.add_column("step", justify="right")
     table.add_column("accuracy (%)", justify="right")
     for trial in trials:
-        table.add_row(trial["name"], trial["status"].lower(), _step(trial), _accuracy(trial))
+        table.add_row(trial["name"], _status(trial), _step(trial), _accuracy(trial))
     console().print(table)
 
 
@@ -89,6 +91,7 @@ def progress_of(trial: TrialRow) -> dict[str, Any]:
         "step": trained[0] if trained else None,
         "steps": int(steps) if steps else None,
         "resumed_at": trial.resumed_at,
+        "stopped_at": trial.stopped_at,
         "mixed_provenance": trial.mixed_provenance,
         "evaluated_step": evaluated[0] if evaluated else None,
         "metrics": trial.metrics,
@@ -98,6 +101,10 @@ def progress_of(trial: TrialRow) -> dict[str, Any]:
 
 def _last(trial: TrialRow, key: str) -> tuple[int, float] | None:
     return (trial.steps[key], trial.metrics[key]) if key in trial.metrics else None
+
+
+def _status(trial: dict[str, Any]) -> str:
+    return "stopped" if trial.get("stopped_at") is not None else str(trial["status"].lower())
 
 
 def _step(trial: dict[str, Any]) -> str:

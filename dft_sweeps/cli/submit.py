@@ -69,6 +69,8 @@ def follow_sweep(api: Server, sweep_id: str, quiet: bool = False) -> int:
     for kind, data in api.events(sweep_id):
         if kind == "log":
             click.echo(data["line"], err=quiet)
+        elif kind == "job" and data["status"] == "PENDING":
+            click.echo("waiting for its turn", err=True)
         elif kind == "unreachable":
             click.echo(f"waiting: {data['error']}", err=True)
         elif kind == "end":

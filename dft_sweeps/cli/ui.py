@@ -22,7 +22,7 @@ from dft_sweeps.cli.options import (
     writable_storage,
 )
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.tracking import names
+from dft_sweeps.tracking import names, shared_view
 
 if TYPE_CHECKING:
     from dft_sweeps.tracking.reader import Reader, SweepRow
@@ -39,7 +39,8 @@ HOST = "127.0.0.1"
 def command(sweep: str | None, port: int, open_browser: bool, storage: Path, tracking_uri: str | None) -> None:
     """Show the sweeps in MLflow's pages; Ctrl-C ends it.
 
-    Prints the address of the sweep ID (an id, the beginning of one, or a name), by default of the newest.
+    Prints the address of the sweep ID (an id, the beginning of one, or a name), by default of the newest: a page of
+    its accuracies by optimizer step, and at the last step by the axes of numbers, which is kept in MLflow as a view.
     Where --tracking-uri names an MLflow server, that server has the pages, and nothing is started here.
 
     \b
@@ -56,7 +57,7 @@ def command(sweep: str | None, port: int, open_browser: bool, storage: Path, tra
         _check_port(port)
     reader = Reader(uri)
     found = reader.find_sweep(sweep) if sweep else next(iter(reader.sweeps()), None)
-    page = _charts(reader, found) if found else "/"
+    page = _charts(uri, reader, found) if found else "/"
     address = (f"http://{HOST}:{port}" if local else uri.rstrip("/")) + page
     if local:
         with _server(uri, writable_storage(storage), port) as process:
@@ -68,23 +69,31 @@ def command(sweep: str | None, port: int, open_browser: bool, storage: Path, tra
         _show(address, open_browser)
 
 
-def _charts(reader: Reader, sweep: SweepRow) -> str:
+def _charts(uri: str, reader: Reader, sweep: SweepRow) -> str:
     """MLflow's charts of the sweep's trials, the best first, those that another sweep ran included.
 
-    Sorted by time, as they are by default, MLflow folds runs into their sweep's, which has no metrics to draw.
+    Sorted by time, as they are by default, MLflow folds runs into their sweep's, which has no metrics to draw. Runs of
+    several experiments have MLflow's own choice of charts; for one experiment's, that is what is left where MLflow does
+    not take the sweep's view.
     """
-    best = quote(f"metrics.`{names.eval_metric('eval', names.AVERAGE, 'accuracy')}`", safe="")
-    shown = f"compareRunsMode=CHART&orderByKey={best}&orderByAsc=false&searchFilter="
     trials = reader.trials(sweep)
     finished = {trial.training_id: trial.run_id for trial in trials if trial.run_id and trial.status == "FINISHED"}
     reused = reader.finished_elsewhere(finished, sweep.measures, sweep.run_id)
-    if not reused:
-        condition = quote(f"tags.`{names.PARENT_TAG}` = '{sweep.run_id}'", safe="")
-        return f"/#/experiments/{sweep.experiment_id}/runs?{shown}{condition}"
-    listed = ", ".join(f"'{trial.run_id}'" for trial in trials if trial.run_id)
-    condition = quote(f"attributes.run_id IN ({listed})", safe="")
-    experiments = json.dumps(sorted({sweep.experiment_id, *(each.experiment_id for each in reused)}))
-    return f"/#/compare-experiments/s?experiments={quote(experiments, safe='')}&{shown}{condition}"
+    condition = f"tags.`{names.PARENT_TAG}` = '{sweep.run_id}'"
+    if reused:
+        listed = ", ".join(f"'{trial.run_id}'" for trial in trials if trial.run_id)
+        condition = f"attributes.run_id IN ({listed})"
+    best = quote(f"metrics.`{shared_view.HEADLINE}`", safe="")
+    shown = f"compareRunsMode=CHART&orderByKey={best}&orderByAsc=false&searchFilter={quote(condition, safe='')}"
+    experiments = sorted({sweep.experiment_id, *(each.experiment_id for each in reused)})
+    if len(experiments) > 1:
+        return f"/#/compare-experiments/s?experiments={quote(json.dumps(experiments), safe='')}&{shown}"
+    state = shared_view.view_state(condition, trials)
+    if reason := shared_view.keep_view(uri, sweep.experiment_id, sweep.sweep_id, state):
+        click.echo(f"MLflow does not take the sweep's own choice of charts: {reason}", err=True)
+    else:
+        shown = f"compareRunsMode=CHART&viewStateShareKey={sweep.sweep_id}"
+    return f"/#/experiments/{sweep.experiment_id}/runs?{shown}"
 
 
 def _show(address: str, open_browser: bool) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,17 @@ from dft_sweeps.cli.engines import pool_settings, stop_tokens
 
 if TYPE_CHECKING:
     from dft_sweeps.orchestration.prepare import PreparedSweep
+    from dft_sweeps.spec.placement import ClusterFacts
     from services.pool import Pool, PoolSettings
 
 Progress = Callable[[str], None]
+_NAME = re.compile(r"warm-(\d+)x(\d+)c(\d+)g-[0-9a-f]{16}")
 
 
 def settings_of(prepared: PreparedSweep, name: str) -> PoolSettings:
     """The engines that a sweep evaluates with, in a pool of this name."""
-    ranks = [adapter.rank for trial in prepared.trials if (adapter := trial.trial.spec.train.adapter)]
+    trials = (*prepared.sweep.trials, *prepared.sweep.probes)  # what a search may yet propose is served too
+    ranks = [adapter.rank for trial in trials if (adapter := trial.spec.train.adapter)]
     stops = stop_tokens(prepared.prompts, prepared.model.directory)
     return pool_settings(prepared.sweep.spec.pool, stops, name, max(ranks, default=None))
 
@@ -36,6 +40,7 @@ def pool_of(prepared: PreparedSweep, name: str, keep: bool, on_progress: Progres
 
     Raises:
         PoolError: they do not start.
+        SpecError: they, and a trial, find no room beside engines that are kept warm for others.
     """
     from services.pool import find_pool, start_pool, stop_pool
 
@@ -45,6 +50,7 @@ def pool_of(prepared: PreparedSweep, name: str, keep: bool, on_progress: Progres
         on_progress(f"using the warm engines {warm.name}")
         yield warm
         return
+    _refuse_without_room(prepared)
     try:
         yield start_pool(settings, str(directory), on_progress)
     finally:
@@ -81,4 +87,39 @@ def warm_name(settings: PoolSettings, model: Path) -> str:
     """The same for all pools that hold the same: settings, but for their name, and the model's architecture."""
     content = dataclasses.asdict(dataclasses.replace(settings, name=""))
     architecture = (model / "config.json").read_text(encoding="utf-8")
-    return f"warm-{hashlib.sha256(json.dumps([content, architecture]).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(json.dumps([content, architecture]).encode()).hexdigest()[:16]
+    takes = settings.engine_resources
+    return f"warm-{settings.most_replicas}x{takes['num_cpus']:.0f}c{takes['num_gpus']:.0f}g-{digest}"
+
+
+def _refuse_without_room(prepared: PreparedSweep) -> None:
+    """Raises SpecError where engines that are kept warm for other sweeps leave too little: they never end, so whatever
+    waits for their room waits for ever."""
+    from ray import serve
+
+    from dft_sweeps.orchestration.cluster import cluster_facts
+    from dft_sweeps.spec.placement import placement
+
+    names = sorted(filter(_NAME.fullmatch, serve.status().applications))
+    if not names:
+        return
+    spec = prepared.sweep.spec
+    _, missing = placement(spec.execution, spec.pool, beside(cluster_facts(), names))
+    if missing:
+        raise prepared.sweep.document.error(("pool",), f"beside the warm engines {', '.join(names)}: {missing}")
+
+
+def beside(cluster: ClusterFacts, warm: Sequence[str]) -> ClusterFacts:
+    """What a cluster has beside warm pools of these names, which are thought to be where there is most room."""
+    from dft_sweeps.spec.placement import Resources
+
+    free = list(cluster.by_node)
+    for name in warm:
+        found = _NAME.fullmatch(name)
+        assert found is not None, name
+        engines, cpus, gpus = map(int, found.groups())
+        for _ in range(engines):
+            free.sort()
+            free[-1] = free[-1].less(Resources(cpus, gpus))
+    cpus_left, gpus_left = (sum(amounts) for amounts in zip(*free, strict=True))
+    return dataclasses.replace(cluster, cpus=cpus_left, gpus=gpus_left, nodes=tuple(free))

@@ -12,6 +12,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from dft_sweeps.data.durable import put_in_place
 from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.data.sources import Demonstration
 from dft_sweeps.spec.errors import SpecError
@@ -80,11 +81,11 @@ class EncodedData(Sequence[Sample]):
         return len(self._ids)
 
     def save(self, path: Path) -> None:
-        """Writes the samples to one `.npz` file, whole or not at all."""
+        """Writes the samples to one `.npz` file, which is on the disk then, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
         np.savez(partial, ids=self._ids, lengths=self._lengths, prompts=self._prompts, overlong=np.array(self.overlong))
-        partial.replace(path)
+        put_in_place(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> EncodedData:

@@ -95,12 +95,19 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
         raise ClusterUnavailable(f"{where}: {error}") from error
     heed_interrupts()  # Ray has set handlers of its own
     try:
-        yield _facts([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        yield cluster_facts()
     finally:
         with uninterrupted():
             ray.shutdown()
             if address is None:
                 _end_strays(os.environ[_MARK])
+
+
+def cluster_facts() -> ClusterFacts:
+    """What the connected cluster has now."""
+    import ray
+
+    return _facts([node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _facts(nodes: Sequence[Mapping[str, float]]) -> ClusterFacts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from dft_sweeps.orchestration.mailbox import (
     Checkpoint,
     CheckpointWritten,
     Event,
+    JobDone,
     NonFinite,
     StepRow,
     StepRows,
@@ -35,12 +36,15 @@ from dft_sweeps.orchestration.mailbox import (
     take_events,
 )
 from dft_sweeps.orchestration.prepare import PreparedSweep
-from dft_sweeps.orchestration.resume import is_trained, lost_rows
+from dft_sweeps.orchestration.replay import checkpoints_of, left_by_earlier_attempts
+from dft_sweeps.orchestration.resume import is_trained
+from dft_sweeps.orchestration.schedule import Schedule
 from dft_sweeps.orchestration.silence import Silence
-from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles, is_whole
+from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.orchestration.trial_state import TrialState
 from dft_sweeps.orchestration.tuning import Change, TrainingInterrupted, training
+from dft_sweeps.tracking import names
 
 Item = TypeVar("Item")
 POLL_S = 0.5
@@ -78,7 +82,7 @@ class Coordinator:
         on_end: Callable[[str], None] = lambda training_id: None,
     ) -> None:
         self._prepared, self._runs, self._storage, self._say = prepared, runs, storage, say
-        self._on_end = on_end
+        self._on_end, self._base = on_end, str(prepared.model.directory)
         self._states = {
             trial.training_id: TrialState(trial)
             for trial in prepared.trials
@@ -86,6 +90,7 @@ class Coordinator:
         }
         self._training_ended: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._accounts = Accounts(prepared, runs, say)
+        self._schedule = Schedule(prepared, runs, self._states, storage)
 
     @property
     def done(self) -> int:
@@ -107,16 +112,16 @@ class Coordinator:
         return Outcome(len(self._states) - len(failed), self.done, failed)
 
     def _take_up(self, evaluations: Evaluations, concurrent: int) -> None:
-        untrained = []
         for state in self._states.values():
             self._runs.open(state.prepared)
-            if not self._replay(state, evaluations):
-                untrained.append(state.prepared)
-        mailbox = start_mailbox([trial.training_id for trial in untrained])
-        silence = Silence(self._say)
+            self._replay(state, evaluations)
+        untrained = [state.prepared for state in self._states.values() if not state.trained]
         jobs = [make_job(self._prepared, trial, self._storage) for trial in untrained]
+        mailbox = start_mailbox([job.training_id for job in jobs])
+        silence = Silence(self._say)
         self._accounts.concurrent = concurrent
-        with training(jobs, mailbox, concurrent, self._storage / "ray" / "tune", self._training_ended):
+        halving, tune_files = self._schedule.halving, self._storage / "ray" / "tune"
+        with training(jobs, mailbox, concurrent, tune_files, self._training_ended, halving):
             while (running := [s for s in self._states.values() if not s.ended]) and self._accounts.afford(running):
                 # What had ended before this look into the mailbox has put all its events there.
                 ended = _all(self._training_ended)
@@ -129,8 +134,10 @@ class Coordinator:
                     self._landed(landed)
                 for change in ended:
                     self._training_changed(change)
+                self._schedule.settle(self._states.values())
                 for state in self._states.values():
                     self._settle(state)
+                self._schedule.tell(mailbox)
                 evaluating = sum(len(state.outstanding) for state in running)
                 silence.warn(sum(not state.trained for state in running), evaluating)
                 self._pass_on_ends()
@@ -141,37 +148,21 @@ class Coordinator:
         for training_id in self._runs.recorded():
             self._on_end(training_id)
 
-    def _replay(self, state: TrialState, evaluations: Evaluations) -> bool:
-        """Takes up a trial whose training ended before from its files; False if it must train."""
-        files = self._files(state)
-        try:
-            rows, taken, tags = files.rows(), files.histogram(), files.provenance()
-            checkpoints = self._checkpoints(files)
-        except DamagedFile:  # which the attempt will say
-            return False
-        due = set(state.prepared.evaluated_steps)
-        wanted = state.prepared.trial.spec.evaluation.histogram.model_dump(mode="json")
-        if not (files.finished and taken == wanted and due <= checkpoints.keys()):
-            return False
-        if lost_rows(rows, state.prepared.facts.steps) or not all(map(is_whole, checkpoints.values())):
-            return False
-        self._runs.tag(state.prepared.training_id, tags)
-        self._runs.log_steps(state.prepared.training_id, rows)
-        state.trained = True
-        for step in sorted(due):
-            self._evaluate(state, checkpoints[step], evaluations)
-        return True
+    def _replay(self, state: TrialState, evaluations: Evaluations) -> None:
+        """Takes up what earlier attempts left of a trial, up to its end or to the rung where it was parked."""
+        rung = self._schedule.halving.next_rung(state.prepared.training_id)
+        for until in (None,) if rung is None else (None, rung):
+            left = left_by_earlier_attempts(self._files(state), state.prepared, self._base, until)
+            if left:
+                self._runs.tag(state.prepared.training_id, left.provenance)
+                self._runs.log_steps(state.prepared.training_id, left.rows)
+                self._schedule.job_done(state, whole=until is None)
+                for checkpoint in left.checkpoints.values():
+                    self._evaluate(state, checkpoint, evaluations)
+                return
 
     def _files(self, state: TrialState) -> TrialFiles:
         return TrialFiles(self._storage, state.prepared.training_id)
-
-    def _checkpoints(self, files: TrialFiles) -> dict[int, Checkpoint]:
-        """By step. The base model is where it is now, wherever it was when it was listed."""
-        base = str(self._prepared.model.directory)
-        return {
-            checkpoint.step: checkpoint if checkpoint.step else replace(checkpoint, directory=base)
-            for checkpoint in files.checkpoints()
-        }
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -194,6 +185,8 @@ class Coordinator:
             self._interrupted(state, event.reason)
         elif isinstance(event, TrialFailed):
             state.error = event.reason
+        elif isinstance(event, JobDone):
+            self._schedule.job_done(state)
         elif isinstance(event, NonFinite):
             self._runs.add_file(event.training_id, Path(event.record_file))
 
@@ -213,7 +206,7 @@ class Coordinator:
         self._say("train", f"{name}: resumed at step {event.resumed_at} of {state.prepared.facts.steps}")
         files = self._files(state)
         self._runs.log_steps(event.training_id, [row for row in files.rows() if row.step <= event.resumed_at])
-        checkpoints = self._checkpoints(files)
+        checkpoints = checkpoints_of(files, self._base)
         for step in state.prepared.evaluated_steps:
             if step <= event.resumed_at:
                 self._evaluate(state, checkpoints[step], evaluations)
@@ -244,12 +237,14 @@ class Coordinator:
 
     def _training_changed(self, end: Change) -> None:
         state = self._states[end.training_id]
+        if end.until is not None and not self._schedule.halving.trains(end.training_id, end.until):
+            return  # the job was done, and its driver died later
         if isinstance(end, TrainingInterrupted):
-            if not state.interruption:
-                self._interrupted(state, "its driver died")
-            return
+            return None if state.interruption else self._interrupted(state, "its driver died")
+        if end.error is None:
+            return self._schedule.job_done(state, whole=True)
         state.trained = True
-        if end.error and not state.ended:
+        if not state.ended:
             if state.error or state.interruption:
                 self._say("train", f"{state.prepared.trial.name}: {end.error}")
             state.error = state.error or state.interruption or end.error
@@ -271,6 +266,7 @@ class Coordinator:
             return
         state.evaluated.add(evaluated.step)
         self._accounts.evaluated(evaluated)
+        self._schedule.evaluated(evaluated)
         summary = self._runs.log_evaluation(state.prepared, evaluated)
         state.last_accuracy = f"{summary} (step {evaluated.step})"
         took = f"in {evaluated.seconds:.1f} s (swap {evaluated.swap_seconds:.2f} s)"
@@ -281,18 +277,21 @@ class Coordinator:
         """Ends a trial once its training is over and nothing of it is outstanding, so that no point is lost."""
         if state.ended or not state.trained or state.outstanding:
             return
-        missing = sorted(set(state.prepared.evaluated_steps) - state.evaluated)
+        missing = sorted(state.due - state.evaluated)
         if missing and not state.error:
             state.error = f"its training ended without checkpoints of the steps {missing}"
         state.ended = True
         name = state.prepared.trial.name
         self._accounts.settle(state.prepared.training_id)
+        if state.stopped_at is not None and not state.error:
+            self._runs.tag(state.prepared.training_id, {names.STOPPED_AT_TAG: str(state.stopped_at)})
         self._runs.finish(state.prepared.training_id, "FAILED" if state.error else "FINISHED")
         if state.error:
             self._say("trial", f"{name}: FAILED: {state.error}")
         else:
             took = f" {(now_ms() - state.started_ms) / 1000:.0f} s after its start" if state.started_ms else ""
-            self._say("trial", f"{name}: finished{took}")
+            how = "finished" if state.stopped_at is None else f"stopped at step {state.stopped_at}"
+            self._say("trial", f"{name}: {how}{took}")
 
 
 def _all(waiting: queue.SimpleQueue[Item]) -> list[Item]:

@@ -37,6 +37,14 @@ def evaluation_metrics(
     return metrics
 
 
+def deciding_accuracy(results: Sequence[Judgements], selection_share: float | None) -> float:
+    """What a scheduler goes by, of the results of one sampling: as `evaluation_metrics`, the average accuracy on the
+    questions that are held out for selection, and on all where none are."""
+    if selection_share is None:
+        return macro_average([own_result(judged) for judged in results]).mean
+    return fmean(own_result(_split(judged, selection_share)[0]).accuracy for judged in results)
+
+
 def without_held_out(judged: Judgements, selection_share: float | None) -> Judgements:
     """The results on the questions that are not held out for selection."""
     return judged if selection_share is None else _split(judged, selection_share)[1]

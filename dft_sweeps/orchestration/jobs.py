@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial
 from dft_sweeps.orchestration.trial import TrialJob
-from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles, to_disk
+from dft_sweeps.orchestration.trial_files import DamagedFile, TrialFiles
 
 
 def make_job(prepared: PreparedSweep, trial: PreparedTrial, storage: Path) -> TrialJob:
@@ -20,7 +20,6 @@ def make_job(prepared: PreparedSweep, trial: PreparedTrial, storage: Path) -> Tr
     data_file = storage / "encoded" / f"{trial.data_digest}.npz"
     if not data_file.exists():
         trial.data.save(data_file)
-        to_disk(data_file)
     return TrialJob(
         training_id=trial.training_id,
         spec=trial.trial.spec,

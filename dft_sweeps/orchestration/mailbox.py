@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from dft_sweeps.orchestration.cluster import ClusterUnavailable
 
 MOST_CALLS = 100_000
 """At a time: every driver and every worker without a job waits in one."""
+CLAIM_S = 10.0
+"""How long a job is kept for a group that was freed for it; its driver may have died meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,13 @@ class TrialInterrupted:
 
 
 @dataclass(frozen=True)
+class JobDone:
+    """The trial has trained as far as its job says, or failed before, and its workers are free."""
+
+    training_id: str
+
+
+@dataclass(frozen=True)
 class TrialFailed:
     """Training ended, for a reason that would end it again."""
 
@@ -117,6 +126,7 @@ Event = (
     | NonFinite
     | TrialInterrupted
     | TrialFailed
+    | JobDone
 )
 
 
@@ -135,12 +145,21 @@ class _Group:
 
 
 class Mailbox:
-    def __init__(self, training_ids: Sequence[str] = ()) -> None:
-        """`training_ids` are those of the trials to be trained."""
+    def __init__(self, untrained: Collection[str] = ()) -> None:
+        """`untrained` are the training ids of the trials to be trained."""
         self._events: list[Event] = []
         self._arrived = asyncio.Event()
-        self._unstarted = set(training_ids)
         self._groups: defaultdict[str, _Group] = defaultdict(_Group)
+        self._ready, self._untrained = set(untrained), set(untrained)
+        self._training: set[str] = set()
+        """Training ids of the trials that a group was given and has not done."""
+        self._done: set[tuple[str, int | None]] = set()
+        """Training ids and last steps of the jobs that are done."""
+        self._idle = 0
+        """Groups that wait for a job."""
+        self._claims: dict[str, float] = {}
+        """Groups that were freed for a job and were not given it yet, with the time of that."""
+        self._expected = asyncio.Condition()
 
     async def put(self, event: Event) -> None:
         self._events.append(event)
@@ -156,28 +175,65 @@ class Mailbox:
         events, self._events = self._events, []
         return events
 
-    async def hand_over(self, group: str, training_id: str, job: list[Any]) -> None:
-        """Gives a group of workers its next job; an empty list ends it."""
-        self._unstarted.discard(training_id)
+    async def hand_over(self, group: str, training_id: str, until: int | None, job: list[Any]) -> bool:
+        """Gives a group of workers its next job, which leads a trial to the step `until`. False if that is done: who
+        handed it over before has died since, and the group waits for another."""
+        self._ready.discard(training_id)
+        self._claims.pop(group, None)
+        if (training_id, until) in self._done:
+            return False
+        self._training.add(training_id)
+        await self._give(group, job)
+        return True
+
+    async def end(self, group: str) -> None:
+        """Ends a group of workers that waits for a job."""
+        await self._give(group, [])
+
+    async def _give(self, group: str, job: list[Any]) -> None:
         async with (known := self._groups[group]).changed:
             known.jobs.append(job)
             known.changed.notify_all()
 
     async def job(self, group: str, number: int) -> list[Any]:
-        """The group's job of this number, once there is one; every worker asks for it."""
+        """The group's job of this number, once there is one; every worker asks for it. An empty list ends the group."""
         async with (known := self._groups[group]).changed:
             await known.changed.wait_for(lambda: len(known.jobs) > number)
             return known.jobs[number]
 
-    async def done(self, group: str) -> None:
+    async def done(self, group: str, training_id: str, until: int | None) -> None:
         """Says that the group's present job is done."""
+        self._training.discard(training_id)
+        self._done.add((training_id, until))
+        await self.put(JobDone(training_id))
         async with (known := self._groups[group]).changed:
             known.done += 1
             known.changed.notify_all()
 
-    async def unstarted(self) -> int:
-        """Trials that no group was given yet."""
-        return len(self._unstarted)
+    async def expect(self, ready: Collection[str], untrained: Collection[str]) -> None:
+        """Says which trials wait for workers, and which train or may yet train."""
+        async with self._expected:
+            self._ready, self._untrained = set(ready), set(untrained)
+            self._expected.notify_all()
+
+    async def freed(self, group: str) -> bool:
+        """Returns once there is a job for this group, which then gets one; False if none will come: it is to end."""
+        async with self._expected:
+            self._idle += 1
+            await self._expected.wait_for(lambda: self._unclaimed() or self._superfluous())
+            self._idle -= 1
+            if self._unclaimed():
+                self._claims[group] = time.monotonic()
+                return True
+            return False
+
+    def _unclaimed(self) -> bool:
+        now = time.monotonic()
+        return len(self._ready) > sum(now - at < CLAIM_S for at in self._claims.values())
+
+    def _superfluous(self) -> bool:
+        """Whether there are more groups than trials for them."""
+        return self._idle + len(self._training & self._untrained) > len(self._untrained)
 
     async def wait_done(self, group: str, number: int) -> None:
         """Returns when the group's job of this number is done."""
@@ -185,13 +241,13 @@ class Mailbox:
             await known.changed.wait_for(lambda: known.done > number)
 
 
-def start_mailbox(training_ids: Sequence[str] = ()) -> ray.actor.ActorHandle:
+def start_mailbox(untrained: Collection[str] = ()) -> ray.actor.ActorHandle:
     """For the trials to be trained. On the coordinator's own node, so that no other node takes it along."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": MOST_CALLS, "scheduling_strategy": here}
-    return ray.remote(Mailbox).options(**options).remote(tuple(training_ids))
+    return ray.remote(Mailbox).options(**options).remote(tuple(untrained))
 
 
 def take_events(mailbox: ray.actor.ActorHandle, timeout_s: float) -> list[Event]:
@@ -202,6 +258,6 @@ def take_events(mailbox: ray.actor.ActorHandle, timeout_s: float) -> list[Event]
     """
     try:
         events: list[Event] = ray.get(mailbox.take.remote(timeout_s))
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:  # the latter is none of the former
         raise ClusterUnavailable("the sweep's mailbox has died; the same command takes the sweep up again") from error
     return events

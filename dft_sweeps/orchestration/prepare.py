@@ -6,63 +6,30 @@ sweep share is read once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dft_sweeps.data.encode import EncodedData, encode
 from dft_sweeps.data.prompt_templates import Prompts, choose_template
-from dft_sweeps.data.sources import Demonstrations, instruction_of, load_demonstrations
-from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark, prompt_suffix
+from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark
 from dft_sweeps.evaluation.evaluate import check_lengths
 from dft_sweeps.orchestration.measures import in_context, measures_of
+from dft_sweeps.orchestration.prepare_trials import PreparedTrial, trial_reader
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.spec.identity import ContentDigests, digest, sweep_id, training_id
+from dft_sweeps.spec.expand import Arm
+from dft_sweeps.spec.identity import course_of, sweep_id
 from dft_sweeps.spec.load import Sweep, Trial
-from dft_sweeps.spec.models import (
-    MOST_STEPS,
-    DataSpec,
-    EaftObjective,
-    EvaluationSpec,
-    FileSource,
-    HubSource,
-    NuminaMathSource,
-    SamplingSpec,
-    Source,
-    TemplateName,
-)
-from dft_sweeps.spec.plan import TrialFacts
+from dft_sweeps.spec.models import EaftObjective, EvaluationSpec, SamplingSpec, TemplateName
+from dft_sweeps.spec.points import Point
 from dft_sweeps.spec.schema import nearest
 from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, end_tokens, inspect_model, resolve_model
-from dft_sweeps.training.order import total_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-def _place_of(source: Source) -> tuple[str, ...]:
-    """The field that says where the source lies, below `data.source`."""
-    local = isinstance(source, FileSource | NuminaMathSource) and source.path is not None
-    return ("path",) if local else ("id",) if isinstance(source, HubSource) else ()
-
-
-@dataclass(frozen=True)
-class PreparedTrial:
-    trial: Trial
-    facts: TrialFacts
-    data: EncodedData
-    data_digest: str
-    """Identity of the encoded samples."""
-
-    @property
-    def training_id(self) -> str:
-        return self.facts.training_id
-
-    @property
-    def evaluated_steps(self) -> tuple[int, ...]:
-        return self.trial.spec.evaluation.due(self.facts.steps)
+__all__ = ["PreparedSweep", "PreparedTrial", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +42,37 @@ class PreparedSweep:
     prompts: Prompts
     """As questions are written."""
     trials: tuple[PreparedTrial, ...]
+    """As of the `sweep`: those whose points are known."""
     benchmarks: dict[str, Benchmark]
     """Every benchmark of the sweep by name."""
+    prepare_trials: Callable[[Sweep], tuple[PreparedTrial, ...]] = field(repr=False, compare=False)
+    """Reads what the trials of a sweep name that has the same template, and nothing of it twice."""
 
     @property
     def evaluation(self) -> EvaluationSpec:
         """The same for every trial."""
         return self.trials[0].trial.spec.evaluation
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """What a search is made for apart, in the order of the spec."""
+        return tuple(dict.fromkeys(trial.trial.arm for trial in self.trials))
+
+    @property
+    def planned(self) -> int:
+        """Trials in all, with those whose points a search has not proposed yet."""
+        return len(self.trials) + self.sweep.to_propose
+
+    def with_points(self, proposed: Mapping[Arm, Sequence[Point]]) -> PreparedSweep:
+        """The same sweep with these points of its search beside those that its seed gives, as many for every arm.
+
+        Raises:
+            SpecError: a point that makes no trial.
+        """
+        sweep = self.sweep.with_points(proposed)
+        trials = self.prepare_trials(sweep)
+        _check_distinct(sweep, trials)
+        return replace(self, sweep=sweep, trials=trials)
 
     def samplings_at(self, trial: PreparedTrial, step: int) -> dict[str, SamplingSpec]:
         """How the weights of a step are sampled, by the samplings' names, with engines' context and dtype."""
@@ -114,22 +105,25 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
         if local and first.spec.model.revision is not None:
             raise SpecError(f"a model of the hub has revisions, but {first.spec.model.path!r} is a local directory")
     _check_context(sweep, model)
-    for trial in sweep.trials:
+    for trial in (*sweep.trials, *sweep.probes):
         _check_trains(sweep, trial, model)
     on_progress("reading data and benchmarks")
     benchmarks = _benchmarks(sweep, prompts)
-    trials = _prepare_trials(sweep, model, prompts, prompts_of, benchmarks)
+    prepare_trials = trial_reader(model, prompts, prompts_of, benchmarks)
+    prepare_trials(replace(sweep, trials=sweep.probes))
+    trials = prepare_trials(sweep)
     _check_distinct(sweep, trials)
     pool, ends = sweep.spec.pool, end_tokens(model.directory)
     measures = measures_of(first.spec.evaluation, benchmarks, prompts, pool.max_model_len, pool.dtype, ends)
-    id_ = sweep_id(sweep.spec.name, [trial.training_id for trial in trials], measures)
-    return PreparedSweep(sweep, id_, measures, model, prompts, trials, benchmarks)
+    ids = [trial.training_id for trial in trials]
+    id_ = sweep_id(sweep.spec.name, ids, measures, course_of(sweep.spec))
+    return PreparedSweep(sweep, id_, measures, model, prompts, trials, benchmarks, prepare_trials)
 
 
 def _one_model(sweep: Sweep) -> Trial:
     """The first trial, whose model all the others share."""
     first = sweep.trials[0]
-    for trial in sweep.trials:
+    for trial in (*sweep.trials, *sweep.probes):
         with sweep.at(trial, "model", "path"):
             ours, its = ((each.spec.model.path, each.spec.model.revision) for each in (first, trial))
             if ours != its:
@@ -146,7 +140,7 @@ def _check_distinct(sweep: Sweep, trials: Sequence[PreparedTrial]) -> None:
         other = seen.setdefault(trial.training_id, trial.trial)
         if other is not trial.trial:
             raise sweep.document.error(
-                ("axes",),
+                ("search", "space") if trial.trial.point else ("axes",),
                 f"the trials {other.name!r} and {trial.trial.name!r} train the same policy on the same data "
                 f"({trial.training_id}), so they are one trial; evaluate it in all the ways that are wanted",
             )
@@ -163,7 +157,7 @@ def _check_context(sweep: Sweep, model: ModelFiles) -> None:
     longest = sweep.spec.pool.max_model_len
     if longest > model.context:
         raise sweep.document.error(("pool", "max_model_len"), f"{longest} {message}")
-    for trial in sweep.trials:
+    for trial in (*sweep.trials, *sweep.probes):
         with sweep.at(trial, "data", "max_length"):
             if trial.spec.data.max_length > model.context:
                 raise SpecError(f"{trial.spec.data.max_length} {message}")
@@ -204,77 +198,3 @@ def _benchmarks(sweep: Sweep, prompts: Prompts) -> dict[str, Benchmark]:
             if evaluation.selection_share is not None and len(benchmarks[spec.name].questions) < 2:
                 raise SpecError("evaluation.selection_share holds questions out, but there is only one")
     return benchmarks
-
-
-def _prepare_trials(
-    sweep: Sweep,
-    model: ModelFiles,
-    asked: Prompts,
-    prompts_of: Callable[[TemplateName], Prompts],
-    benchmarks: dict[str, Benchmark],
-) -> tuple[PreparedTrial, ...]:
-    read = cache(lambda source, instruction: load_demonstrations(source, sweep.directory, instruction))
-
-    @cache
-    def encoded(data: DataSpec, trained: Prompts) -> EncodedData:
-        return encode(read(data.source, data.instruction).rows, data, trained)
-
-    found = []
-    for trial in sweep.trials:
-        with sweep.at(trial, "data", "template"):
-            template = trial.spec.data.template
-            trained = asked if template is None else prompts_of(template)
-        found.append(_prepare_trial(sweep, trial, model, trained, asked, read, encoded, benchmarks))
-    return tuple(found)
-
-
-def _prepare_trial(
-    sweep: Sweep,
-    trial: Trial,
-    model: ModelFiles,
-    trained: Prompts,
-    asked: Prompts,
-    read: Callable[[Source, str | None], Demonstrations],
-    encoded: Callable[[DataSpec, Prompts], EncodedData],
-    benchmarks: dict[str, Benchmark],
-) -> PreparedTrial:
-    spec = trial.spec
-    source = spec.data.source
-    with sweep.at(trial, "data", "source", *_place_of(source)):
-        rows = read(source, spec.data.instruction)
-    with sweep.at(trial, "data"):
-        data = encoded(spec.data.model_copy(update={"template": None}), trained)
-    with sweep.at(trial, "train", "batch_size"):
-        steps = total_steps(spec.train, len(data))
-    with sweep.at(trial, "train", "epochs"):
-        if steps > MOST_STEPS:
-            raise SpecError(f"{steps:,} optimizer steps; at most {MOST_STEPS:,} are planned")
-    for field in ("steps", "key_steps"):
-        for index, step in enumerate(getattr(spec.evaluation, field)):
-            with sweep.at(trial, "evaluation", field, index):
-                if step > steps:
-                    raise SpecError(f"step {step} is beyond the last, which is {steps} in the trial {trial.name!r}")
-    content = ContentDigests(model.digest, rows.digest, trained.digest)
-    own = spec.data.model_dump(exclude={"source", "instruction", "template"})
-    identity = digest([content.data, trained.digest, model.digest, own])
-    names = [benchmark.name for benchmark in spec.evaluation.benchmarks]
-    instruction = instruction_of(source, spec.data.instruction)
-    facts = TrialFacts(
-        training_id=training_id(spec, content),
-        steps=steps,
-        samples=len(data),
-        overlong=data.overlong,
-        tokens_per_sample=data.tokens / len(data),
-        questions={name: len(benchmarks[name].questions) for name in names},
-        dropped=(spec.data.samples or len(rows.rows)) - len(data),
-        instruction=instruction,
-        template=trained.template,
-        prompted_otherwise=tuple(name for name in names if not _ends_as(rows, instruction, prompt_suffix(name))),
-        templated_otherwise=trained.digest != asked.digest,
-    )
-    return PreparedTrial(trial, facts, data, identity)
-
-
-def _ends_as(rows: Demonstrations, instruction: str, suffix: str) -> bool:
-    """Whether training prompts end with a benchmark's suffix: appended to them, or in the rows as they were read."""
-    return instruction == suffix or (not instruction and all(row.prompt.endswith(suffix) for row in rows.rows))

@@ -43,9 +43,15 @@ def provenance(policy: Policy, model: ModelSpec, execution: ExecutionSpec, worke
     }
 
 
-def continued(earlier: Mapping[str, str], present: Mapping[str, str], step: int) -> dict[str, str]:
+def continued(
+    earlier: Mapping[str, str], present: Mapping[str, str], step: int, promoted: bool = False
+) -> dict[str, str]:
     """The tags of a trial that goes on from `step` of an attempt with the tags `earlier`: the present ones, and where
-    the two are not the same, or were not before, what differs."""
+    the two are not the same, or were not before, what differs.
+
+    Args:
+        promoted: it goes on from where it was parked, so that nothing was interrupted now.
+    """
     changes = [
         f"{name.removeprefix('dft.')} {earlier.get(name, 'unknown')} -> {value}"
         for name, value in present.items()
@@ -53,6 +59,9 @@ def continued(earlier: Mapping[str, str], present: Mapping[str, str], step: int)
     ]
     before = earlier.get(names.MIXED_PROVENANCE_TAG)
     mixed = [*([before] if before else []), *([f"from step {step}: {', '.join(changes)}"] if changes else [])]
-    return {**present, names.RESUMED_AT_TAG: str(step)} | (
-        {names.MIXED_PROVENANCE_TAG: "; ".join(mixed)} if mixed else {}
-    )
+    resumed = earlier.get(names.RESUMED_AT_TAG) if promoted else str(step)
+    return {
+        **present,
+        **({names.RESUMED_AT_TAG: resumed} if resumed else {}),
+        **({names.MIXED_PROVENANCE_TAG: "; ".join(mixed)} if mixed else {}),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from dft_sweeps.orchestration.mailbox import Checkpoint, StepRow
 from dft_sweeps.orchestration.trial import TrialJob
@@ -47,7 +48,7 @@ def find_start(files: TrialFiles, job: TrialJob, workers: int) -> Start:
     if lost := lost_rows(rows, header.step):
         return Start(0, f"the rows of the steps {_few(lost)} are lost")
     if lost := _lost({step for step in job.evaluated_steps if step <= header.step}, checkpoints):
-        return Start(0, f"its checkpoints of the steps {_few(lost)} are missing or damaged")
+        return Start(0, f"its checkpoints of the steps {_damaged(files, lost)}")
     return Start(header.step)
 
 
@@ -67,7 +68,7 @@ def _without_state(
     if not files.finished:
         return "an earlier attempt ended before its state was saved for the first time"
     if lost := _lost(set(job.evaluated_steps), checkpoints):
-        return f"it was trained before, but its checkpoints of the steps {_few(lost)} are missing or damaged"
+        return f"it was trained before, but its checkpoints of the steps {_damaged(files, lost)}"
     return f"it was trained before, but the rows of the steps {_few(lost_rows(rows, job.last_step))} are lost"
 
 
@@ -76,6 +77,12 @@ def _lost(steps: set[int], checkpoints: Mapping[int, Checkpoint]) -> set[int]:
     return {step for step in steps if step not in checkpoints or (step > 0 and not is_whole(checkpoints[step]))}
 
 
-def _few(steps: Iterable[int], most: int = 5) -> str:
-    ordered = sorted(steps)
+def _damaged(files: TrialFiles, steps: Iterable[int]) -> str:
+    """Steps, and where their weights should be; the base model's have no place of their own."""
+    places = [files.checkpoint_directory(step) / "model.safetensors" for step in steps if step]
+    return f"{_few(steps)} are missing or damaged" + (f": {_few(places)}" if places else "")
+
+
+def _few(entries: Iterable[int] | Iterable[Path], most: int = 5) -> str:
+    ordered = sorted(entries)
     return ", ".join(map(str, ordered[:most])) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")

@@ -17,7 +17,6 @@ from zipfile import BadZipFile
 from dft_sweeps.orchestration.agreement import from_rank_0
 from dft_sweeps.orchestration.locks import try_lock
 from dft_sweeps.orchestration.trial import TrialJob
-from dft_sweeps.orchestration.trial_files import to_disk
 from dft_sweeps.spec.identity import digest
 
 if TYPE_CHECKING:
@@ -61,7 +60,6 @@ def shared_reference(
         column = all_logprobs(policy, data, job.execution, ranks) if ours else _read(path, data)
         if ours and ranks.rank == 0:
             save_column(path, column)
-            to_disk(path)
         if note:
             what = "computed" if ours else "found"
             note(f"reference log-probabilities of {len(data):,} samples {what} in {time.monotonic() - started:.1f} s")

@@ -3,24 +3,25 @@
 A process runs the trials that no other runs, then waits for those that others run, and takes what they recorded. A
 trial is free again when it has ended, or when its process has, however that ended; if it is not finished then, who
 waits takes it up from its checkpoints. Nobody holds a trial while waiting for another, so nobody waits for ever.
-Services are started for what is run, and are not kept while waiting.
+Services are started for what is run, and are not kept while waiting; between the rounds of a search they are.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from dft_sweeps.data.durable import NO_MORE_WRITES
 from dft_sweeps.orchestration.cluster import ClusterUnavailable, heed_interrupts, uninterrupted
 from dft_sweeps.orchestration.coordinator import Coordinator, Outcome
 from dft_sweeps.orchestration.engines import EnginePool
-from dft_sweeps.orchestration.locks import SweepLocks
+from dft_sweeps.orchestration.locks import SweepLocks, file_lock
 from dft_sweeps.orchestration.prepare import PreparedSweep
+from dft_sweeps.orchestration.spending import limits
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.tracking.writer import Ended
@@ -28,10 +29,11 @@ from dft_sweeps.tracking.writer import Ended
 POLL_S = 1.0
 REMIND_S = 300.0
 MOST_NAMED = 5
-_NO_MORE_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 Services = Callable[[], contextlib.AbstractContextManager[tuple[EnginePool, int]]]
 """Ray and the evaluation pool, for a block's duration, and how many trials fit beside the pool."""
+More = Callable[[PreparedSweep], PreparedSweep | None]
+"""The sweep with further trials, once all those it has have ended; None where there are none."""
 
 
 def run_missing(
@@ -42,12 +44,14 @@ def run_missing(
     services: Services,
     only: Collection[str] | None = None,
     fresh: bool = False,
+    more: More = lambda prepared: None,
 ) -> Outcome:
     """Runs the trials of a sweep that are not finished, or waits for those that another process runs.
 
     Args:
         only: training ids of the trials wanted; all if this is None.
         fresh: run finished ones again, from step 0 and in new runs. What another process finishes meanwhile counts.
+        more: proposes further trials; of processes that run one sweep, one does so at a time.
 
     Raises:
         ClusterUnavailable, PoolError, TrackingUnavailable: a service has gone.
@@ -58,7 +62,7 @@ def run_missing(
         sweep = _SharedSweep(prepared, runs, storage, say, locks, fresh)
         status: Ended = "KILLED"
         try:
-            outcome = sweep.run(services, only)
+            outcome = sweep.run(services, only, more)
             status = "FAILED" if outcome.failed else "FINISHED"
             return outcome
         finally:
@@ -75,7 +79,7 @@ def _storage_errors(storage: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_MORE_WRITES:
+        if error.errno not in NO_MORE_WRITES:
             raise
         raise StorageUnavailable(
             f"{storage} takes no more writes: {error}; once it does, the same command takes the sweep up again"
@@ -97,10 +101,38 @@ class _SharedSweep:
         self._before = dict(runs.finished) if fresh else {}
         self._ids = [trial.training_id for trial in prepared.trials]
         self._begun = False
+        self._engines = contextlib.ExitStack()
+        self._serving: tuple[EnginePool, int] | None = None
         self._told: tuple[set[str], float] = set(), 0.0
 
-    def run(self, services: Services, only: Collection[str] | None) -> Outcome:
-        pending = [id_ for id_ in self._ids if only is None or id_ in only]
+    def run(self, services: Services, only: Collection[str] | None, more: More) -> Outcome:
+        with self._engines:
+            outcome = self._run(services, [id_ for id_ in self._ids if only is None or id_ in only])
+            while new := self._take_in(more):
+                last = self._run(services, new)
+                outcome = Outcome(
+                    outcome.finished + last.finished, outcome.reused + last.reused, outcome.failed | last.failed
+                )
+        return outcome
+
+    def _take_in(self, more: More) -> list[str]:
+        """Training ids of the trials that the sweep has now beside those that have ended. They are listed in MLflow
+        before another process may propose any."""
+        spent = [limit for limit in limits(self._prepared.sweep.spec, self._runs.used) if limit.exceeded]
+        with file_lock(self._storage / "locks" / f"{self._prepared.sweep_id}.proposals.lock"):
+            found = None if spent else more(self._prepared)
+            if found is None:
+                return []
+            known, self._prepared = set(self._ids), found
+            self._ids = [trial.training_id for trial in found.trials]
+            with self._locks.taking():
+                self._runs.take_in(found)
+        new = [id_ for id_ in self._ids if id_ not in known]
+        left = f"; {found.sweep.to_propose} are to be proposed" if found.sweep.to_propose else ""
+        self._say("sweep", f"{len(new)} trials more, {len(self._ids)} of {found.planned}{left}")
+        return new
+
+    def _run(self, services: Services, pending: list[str]) -> Outcome:
         wanted, finished, reused, failed = len(pending), 0, 0, dict[str, str]()
         first = True
         while pending:
@@ -128,16 +160,17 @@ class _SharedSweep:
         return run_id is not None and run_id != self._before.get(training_id)
 
     def _run_mine(self, services: Services, mine: set[str]) -> Outcome:
-        with services() as (pool, concurrent):
-            self._begin()
-            self._runs.settle(mine)
-            if self._fresh:
-                for training_id in mine:
-                    self._clear(training_id)
-            coordinator = Coordinator(
-                self._prepared, self._runs, self._storage, self._say, mine, lambda id_: self._locks.release([id_])
-            )
-            outcome = coordinator.run(pool, concurrent)
+        if self._serving is None:
+            self._serving = self._engines.enter_context(services())
+        self._begin()
+        self._runs.settle(mine)
+        if self._fresh:
+            for training_id in mine:
+                self._clear(training_id)
+        coordinator = Coordinator(
+            self._prepared, self._runs, self._storage, self._say, mine, lambda id_: self._locks.release([id_])
+        )
+        outcome = coordinator.run(*self._serving)
         self._locks.release_all()  # of trials that were stopped
         return outcome
 
@@ -166,7 +199,9 @@ class _SharedSweep:
             self._runs.close(status, last)
 
     def _wait(self, pending: list[str]) -> None:
-        """Says for whom, where that is news, and lets a moment pass."""
+        """Says for whom, where that is news, and lets a moment pass. They may need what the engines hold."""
+        self._engines.close()
+        self._serving = None
         self._begin()
         told, at = self._told
         if set(pending) - told or time.monotonic() - at > REMIND_S:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.orchestration.mailbox import TrialInterrupted
@@ -31,10 +31,19 @@ class TrialJob:
     """Steps to write checkpoints of; the last step is always one."""
     template: str
     """Of the questions that its checkpoints are asked."""
+    until: int | None = None
+    """The evaluated step at which it is parked: its state is saved, and its workers take another job. None: it is
+    trained to its end."""
+    after: int = 0
+    """The step at which it was parked before; 0 for none."""
 
     @property
     def last_step(self) -> int:
         return max(self.evaluated_steps)
+
+    @property
+    def parks(self) -> bool:
+        return self.until is not None and self.until < self.last_step
 
     def has_histogram(self, step: int) -> bool:
         """Whether the histogram of target probabilities is taken at `step`."""
@@ -47,12 +56,12 @@ _group: WorkerGroup | None = None
 
 
 def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: ActorHandle) -> None:
-    """The Tune trial function: has this driver's workers train the trial `config["training_id"]`, and waits for it."""
+    """The Tune trial function: has this driver's workers do the job `config` (`halving.Job`), and waits for it."""
     import ray
     from ray import tune
 
     global _group
-    job = jobs[config["training_id"]]
+    job = replace(jobs[config["training_id"]], until=config["until"], after=config["after"])
     if _group is None or not _group.alive:
         _group = WorkerGroup(job.execution, job.storage, mailbox)
     try:

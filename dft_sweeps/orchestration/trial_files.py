@@ -143,16 +143,6 @@ def is_whole(checkpoint: Checkpoint) -> bool:
         return False
 
 
-def to_disk(path: Path) -> None:
-    """Waits until a file that was renamed into its place is on the disk, so that no crash leaves it empty."""
-    for each in (path, path.parent):
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _lines(rows: Sequence[StepRow]) -> str:
     return "".join(json.dumps(_sealed(asdict(row))) + "\n" for row in rows)
 

@@ -38,14 +38,15 @@ class TrialRuns:
         self._parent = ""
         self._reader = reader
         self.finished: dict[str, str] = {}
-        """Training id to the newest finished run, of any sweep, that has exactly the points this sweep asks for."""
+        """Training id to the newest finished run, of any sweep, that has exactly the points this sweep asks for, or
+        was stopped in this one."""
         self.refresh()
 
     def refresh(self) -> None:
         """Reads anew what is finished, processes that have ended before MLflow had everything of theirs included."""
         self._tracker.recover()
         ids = [trial.training_id for trial in self._prepared.trials]
-        self.finished = self._reader.finished_trials(ids, self._prepared.measures)
+        self.finished = self._reader.finished_trials(ids, self._prepared.measures, self._prepared.sweep_id)
 
     def begin(self, nobodys: Collection[str] | None = None) -> None:
         """Opens the sweep's own run, or joins the processes that write it now.
@@ -53,17 +54,30 @@ class TrialRuns:
         Args:
             nobodys: the sweep's trials that no other process runs; all of them if this is None.
         """
+        self.settle(nobodys)
+        self._open_sweep()
+        self._link()
+
+    def take_in(self, prepared: PreparedSweep) -> None:
+        """The sweep has further trials, which MLflow lists from now on."""
+        self._prepared = prepared
+        self._open_sweep()
+        self.refresh()
+
+    def _open_sweep(self) -> None:
         listed = [
             {"training_id": trial.training_id, "name": trial.trial.name, "axes": trial.trial.axes}
             for trial in self._prepared.trials
         ]
         sweep = self._prepared.sweep
-        self.settle(nobodys)
         self._parent = self._tracker.open_sweep(
-            sweep.spec.name, self._prepared.sweep_id, sweep.resolved_yaml(), listed, self._prepared.measures
+            sweep.spec.name,
+            self._prepared.sweep_id,
+            sweep.resolved_yaml(),
+            listed,
+            self._prepared.measures,
+            sweep.to_propose if sweep.probes else None,
         )
-
-        self._link()
 
     def settle(self, nobodys: Collection[str] | None) -> None:
         """Sets KILLED what processes that are no more left RUNNING of these trials of the sweep."""
@@ -72,6 +86,15 @@ class TrialRuns:
     def is_complete(self, trial: PreparedTrial) -> bool:
         """Whether a finished run, of any sweep, has exactly the points this sweep asks for."""
         return trial.training_id in self.finished
+
+    def accuracies(self, training_ids: Collection[str], sampling: str) -> dict[str, dict[int, float]]:
+        """Of any of these trials, what attempts so far have shown by one of the sweep's samplings: by step."""
+        prefix = names.sampling_prefixes(self._prepared.evaluation.samplings)[sampling]
+        return self._reader.accuracy_at(training_ids, self._prepared.measures, prefix)
+
+    def trained_steps(self, training_ids: Collection[str]) -> dict[str, int]:
+        """The last optimizer step of which MLflow has a row, of any of these trials."""
+        return self._reader.trained_steps(training_ids, self._prepared.measures)
 
     def _link(self) -> None:
         """Has the sweep's own run name those of other sweeps whose results it shows."""
@@ -168,7 +191,8 @@ class TrialRuns:
         self._link()
 
     def _end_sweep(self, status: Ended) -> None:
-        complete = all(self.is_complete(trial) for trial in self._prepared.trials)
+        known = all(self.is_complete(trial) for trial in self._prepared.trials)
+        complete = known and not self._prepared.sweep.to_propose
         incomplete: Ended = "FAILED" if status == "FAILED" else "KILLED"
         self._tracker.finish(self._parent, "FINISHED" if complete else incomplete)
 

@@ -12,6 +12,11 @@ from dft_sweeps.orchestration.prepare import PreparedTrial
 class TrialState:
     prepared: PreparedTrial
     trained: bool = False
+    """Whether it will not train any more."""
+    stopped_at: int | None = None
+    """The rung at which its scheduler stopped it."""
+    out: bool = False
+    """Whether its scheduler knows that it has failed."""
     outstanding: dict[int, str] = field(default_factory=dict)
     """Steps whose evaluation was asked for and has not landed, with the digests of their weights."""
     evaluated: set[int] = field(default_factory=set)
@@ -25,6 +30,12 @@ class TrialState:
     first_step: int = 1
     """Of its present attempt."""
     shown_at: float = 0.0
+
+    @property
+    def due(self) -> set[int]:
+        """Steps that it must have been evaluated at when it ends."""
+        last = self.prepared.facts.steps if self.stopped_at is None else self.stopped_at
+        return {step for step in self.prepared.evaluated_steps if step <= last}
 
     def progress(self, row: StepRow) -> str:
         """In words, after an optimizer step."""

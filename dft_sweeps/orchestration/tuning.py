@@ -1,7 +1,8 @@
-"""Ray Tune as the scheduler of a sweep's trials: which of them run, and when.
+"""Ray Tune runs the jobs of a sweep's trials: whenever one of its slots is free, it asks `Halving` for the next.
 
 Tune runs in a thread of its own, so that the main thread gets Ctrl-C. Nothing of its state is ever restored: what a
-sweep has done is read from MLflow and from the trials' files.
+sweep has done is read from MLflow and from the trials' files. Workers whose job is done keep their slot until there is
+another job (`Mailbox.freed`), for Tune keeps no more than one idle driver, and with a driver end its workers.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import queue
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.search import Searcher
 
+from dft_sweeps.orchestration.halving import Halving
 from dft_sweeps.orchestration.trial import TrialJob, drive_trial, failure_reason
 
 DRIVER_RESOURCES = {"memory": 1}
@@ -27,18 +30,24 @@ Tune takes no empty request."""
 STOP_S = 30.0
 """How long an interrupted sweep waits for Tune to stop its trials; what then is left ends with the cluster."""
 
+WAIT_S = 0.5
+"""How long Tune's thread waits for a job at a time, with nothing running."""
+
 
 @dataclass(frozen=True)
 class TrainingEnded:
     training_id: str
     error: str | None
+    until: int | None = None
+    """The end of the job that failed; None for the training as a whole."""
 
 
 @dataclass(frozen=True)
 class TrainingInterrupted:
-    """An attempt has failed, and there will be another."""
+    """An attempt at a job has failed, and there will be another."""
 
     training_id: str
+    until: int | None = None
 
 
 Change = TrainingEnded | TrainingInterrupted
@@ -51,9 +60,10 @@ def training(
     concurrent: int,
     state_directory: Path,
     ended: queue.SimpleQueue[Change],
+    halving: Halving,
 ) -> Iterator[None]:
-    """Trains `jobs`, `concurrent` at a time, while the block runs, and puts the end of each, and of attempts
-    that are tried again, into `ended`.
+    """Trains `jobs` as `halving` says, `concurrent` at a time, while the block runs, and puts into `ended` each that
+    fails, and attempts that are tried again.
 
     However the block ends, Tune has stopped its trials when this returns.
     """
@@ -61,11 +71,13 @@ def training(
         yield
         return
     stopper = _Stop()
-    tuner = _tuner(jobs, mailbox, concurrent, state_directory, stopper, ended)
+    tuner = _tuner(jobs, mailbox, concurrent, state_directory, stopper, ended, halving)
     thread = threading.Thread(target=_fit, args=(tuner, jobs, ended), name="tune", daemon=True)
     thread.start()
     try:
         yield
+        if not halving.untrained():
+            thread.join(STOP_S)  # the last workers end by themselves
     finally:
         stopper.wanted = True
         thread.join(STOP_S)
@@ -78,13 +90,15 @@ def _tuner(
     state_directory: Path,
     stopper: _Stop,
     ended: queue.SimpleQueue[Change],
+    halving: Halving,
 ) -> tune.Tuner:
     by_id = {job.training_id: job for job in jobs}
     trainable = tune.with_parameters(drive_trial, jobs=by_id, mailbox=mailbox)
     return tune.Tuner(
         tune.with_resources(trainable, DRIVER_RESOURCES),
-        param_space={"training_id": tune.grid_search(list(by_id))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            search_alg=_Jobs(halving, stopper), num_samples=-1, max_concurrent_trials=concurrent, reuse_actors=True
+        ),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex,
             storage_path=str(state_directory),
@@ -127,18 +141,43 @@ class _Stop(_InProcess, tune.Stopper):
         return self.wanted
 
 
+class _Jobs(_InProcess, Searcher):
+    """Gives Tune the next job of a sweep; to Tune each is a trial of its own. Called in Tune's thread."""
+
+    def __init__(self, halving: Halving, stopper: _Stop) -> None:
+        super().__init__()
+        self._halving, self._stopper = halving, stopper
+        self._running: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """None while there is no job. With nothing running Tune would sleep for seconds; then this waits for one."""
+        while not self._halving.over and not self._stopper.wanted:
+            if job := self._halving.next_job(0.0 if self._running else WAIT_S):
+                self._running.add(trial_id)
+                return asdict(job)
+            if self._running:
+                return None
+        return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._running.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing of it is restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("nothing of a search is restored")
+
+
 class _Ends(_InProcess, tune.Callback):
-    """Tells the coordinator when Tune sees an attempt or a trial end. Called in Tune's thread."""
+    """Tells the coordinator when Tune sees an attempt or a trial fail. Called in Tune's thread."""
 
     def __init__(self, ended: queue.SimpleQueue[Change]) -> None:
         self._ended = ended
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended.put(TrainingInterrupted(trial.config["training_id"]))
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended.put(TrainingEnded(trial.config["training_id"], None))
+        self._ended.put(TrainingInterrupted(trial.config["training_id"], trial.config["until"]))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = f"its driver failed; {trial.error_file} has the trace"
-        self._ended.put(TrainingEnded(trial.config["training_id"], reason))
+        self._ended.put(TrainingEnded(trial.config["training_id"], reason, trial.config["until"]))

@@ -33,7 +33,7 @@ class WorkerGroup:
     def __init__(self, execution: ExecutionSpec, storage: str, mailbox: ActorHandle) -> None:
         self._name = f"workers-{uuid.uuid4().hex[:12]}"  # Ray Train silently resumes a run whose name it knows
         self._mailbox = mailbox
-        self._trials = 0
+        self._jobs = 0
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, args=(execution, storage), name="ray train", daemon=True)
         self._thread.start()
@@ -43,7 +43,7 @@ class WorkerGroup:
         return self._thread.is_alive()
 
     def train(self, job: TrialJob) -> None:
-        """Has the workers train a trial, and waits for its end. With no trial left to start, the group ends with it.
+        """Has the workers do a job, and waits until there is another for them; with none to come, the group ends.
 
         Raises:
             ray.train.TrainingFailedError: a worker died or raised an error; the group has ended.
@@ -51,18 +51,24 @@ class WorkerGroup:
         """
         import ray
 
-        number, self._trials = self._trials, self._trials + 1
         # By reference, so that the mailbox' process needs not know what a job is.
-        ray.get(self._mailbox.hand_over.remote(self._name, job.training_id, [ray.put((job, now_ms()))]))
+        handed = [ray.put((job, now_ms()))]
+        if ray.get(self._mailbox.hand_over.remote(self._name, job.training_id, job.until, handed)):
+            self._wait_done()
+        if not ray.get(self._mailbox.freed.remote(self._name)):
+            ray.get(self._mailbox.end.remote(self._name))
+            self._thread.join(_END_S)
+
+    def _wait_done(self) -> None:
+        import ray
+
+        number, self._jobs = self._jobs, self._jobs + 1
         done = self._mailbox.wait_done.remote(self._name, number)
         while not ray.wait([done], timeout=_LOOK_S)[0]:
             if not self.alive:
                 assert self._error is not None, "the workers ended by themselves"
                 raise self._error
         ray.get(done)
-        if not ray.get(self._mailbox.unstarted.remote()):
-            ray.get(self._mailbox.hand_over.remote(self._name, "", []))
-            self._thread.join(_END_S)
 
     def _fit(self, execution: ExecutionSpec, storage: str) -> None:
         from ray.train import RunConfig, ScalingConfig
@@ -103,7 +109,7 @@ def train_trials(config: dict[str, Any]) -> None:
             _forget_the_last(job.execution.compile)
         train_trial(job, mailbox, driver_started_ms)
         if first_rank:
-            ray.get(mailbox.done.remote(group))
+            ray.get(mailbox.done.remote(group, job.training_id, job.until))
 
 
 def _forget_the_last(compiled: bool) -> None:

@@ -60,7 +60,9 @@ def train_trial(job: TrialJob, mailbox: ActorHandle, driver_started_ms: int) -> 
             if reporter:
                 reporter.non_finite(error.record)
             return
-        if reporter:
+        if reporter and job.parks:
+            reporter.flush()
+        elif reporter:
             reporter.finish()
 
 
@@ -119,12 +121,14 @@ class _Attempt:
             state.load(files.resume_directory, ranks)
             header = read_header(files.resume_directory)
             assert state.step == step and header is not None
-            tags = continued(header.provenance, tags, step)
+            tags = continued(header.provenance, tags, step, promoted=step == job.after)
         if reporter:
             reporter.provenance(tags)
         return cls(job, files, ranks, device, reporter, data, prompts, reference, state, tags, time.monotonic(), writer)
 
     def train(self) -> None:
+        if self.job.parks and self.state.step >= (self.job.until or 0):
+            return  # an earlier attempt came so far
         began = time.monotonic()
         try:
             self._steps()
@@ -147,6 +151,8 @@ class _Attempt:
                     continue  # its checkpoint comes first
             else:
                 self._checkpoint(event.step)
+            if self.job.parks and event.step == self.job.until:
+                return self._save()
             if 0 < event.step < self.job.last_step and self._save_is_due():
                 self._save()
 

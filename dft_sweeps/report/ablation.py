@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import log, nan
 from typing import TYPE_CHECKING
 
+from dft_sweeps.report.best import last_point
 from dft_sweeps.report.collect import OBJECTIVE_AXES
 from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurves, axis_title
 from dft_sweeps.report.layout import MAX_COLUMNS, Page, lay_out
@@ -57,7 +58,7 @@ def ablation_figure(sweeps: Sequence[SweepCurves], sampling: Sampling, benchmark
     """
     key_of = {name: (sampling.prefix, name) for name in benchmarks}
     found = [each for curves in sweeps for each in _ablations(curves)]
-    lasts = [_last(cell, key) for each in found for cell in each.curves.cells for key in key_of.values()]
+    lasts = [last_point(cell, key) for each in found for cell in each.curves.cells for key in key_of.values()]
     if not any(lasts):
         return None
     panels = {f"{name} {index}": (name, each) for name in key_of for index, each in enumerate(found)}
@@ -88,7 +89,7 @@ def ablation_figure(sweeps: Sequence[SweepCurves], sampling: Sampling, benchmark
 
 def _ablations(curves: SweepCurves) -> list[_Ablation]:
     found = []
-    for axis in BASES:
+    for axis in BASES if not curves.searched else ():  # points of a search differ in all at once
         if axis in curves.axes:
             # The other one of them is told by lines, so that both have the same rows.
             others = sorted(set(curves.axes) - {axis}, key=lambda each: (_rank(each), curves.axes.index(each)))
@@ -100,14 +101,9 @@ def _rank(axis: str) -> int:
     return 0 if axis in OBJECTIVE_AXES else 1 if axis in BASES else 2
 
 
-def _last(cell: TrialCurves, key: tuple[str, str]) -> Measured | None:
-    """What was measured at the last step of a finished trial, or of a cell of such."""
-    return cell.accuracy[key][-1] if cell.status == "FINISHED" and cell.accuracy[key] else None
-
-
 def _drawn(curves: SweepCurves, key: tuple[str, str]) -> list[Measured]:
     """Last points, and those of the base model without their intervals."""
-    lasts = [point for cell in curves.cells if (point := _last(cell, key))]
+    lasts = [point for cell in curves.cells if (point := last_point(cell, key))]
     return lasts + [Measured(0, accuracy, None, None) for accuracy in _base(curves.cells, key)]
 
 
@@ -127,7 +123,7 @@ def _draw(ax: Axes, ablation: _Ablation, key: tuple[str, str], cells: Sequence[T
     _show_values(ax, ablation)
     apart = min(APART, FARTHEST / max(1, len(lines) - 1))
     for index, line in enumerate(lines.values()):
-        measured = [(cell, point) for cell in line if (point := _last(cell, key))]
+        measured = [(cell, point) for cell in line if (point := last_point(cell, key))]
         if measured:
             shift = apart * (index - (len(lines) - 1) / 2)
             _draw_line(ax, [(float(cell.values[ablation.axis]), point) for cell, point in measured],
@@ -140,7 +136,7 @@ def _draw_line(ax: Axes, points: Sequence[tuple[float, Measured]], look: Look, s
 
     figure = ax.get_figure(root=True)
     assert figure is not None
-    below, above = zip(*(_reach(point) for _, point in points), strict=True)
+    below, above = zip(*(reach(point) for _, point in points), strict=True)
     ax.errorbar(
         [value for value, _ in points],
         [100 * point.accuracy for _, point in points],
@@ -156,7 +152,7 @@ def _draw_line(ax: Axes, points: Sequence[tuple[float, Measured]], look: Look, s
     )
 
 
-def _reach(point: Measured) -> tuple[float, float]:
+def reach(point: Measured) -> tuple[float, float]:
     """How far its interval reaches below and above it, in percent; NaN draws none."""
     if point.low is None or point.high is None:
         return nan, nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from dft_sweeps.evaluation.intervals import LEVEL
@@ -32,6 +32,9 @@ class Best:
     bias: float | None
     """How far the accuracy is too high at most, on average, where all candidates are equally good; 0 where it was
     chosen on held-out questions, None where no interval is known."""
+    arm: str | None = None
+    """Of a search: what it was made for apart, empty where that is all. The candidates are its points, at their last
+    steps; None where they are checkpoints."""
 
 
 def best_step(curves: SweepCurves, sampling: Sampling, cell: TrialCurves) -> int | None:
@@ -49,6 +52,34 @@ def best(curves: SweepCurves, sampling: Sampling) -> Best | None:
     candidates = len(trained) + (len(trained) < len(offered))
     if candidates < 2:
         return None
+    return _chosen(curves, sampling, offered, candidates)
+
+
+def best_points(curves: SweepCurves, sampling: Sampling) -> list[Best]:
+    """Of a sweep with a search, the best point of each arm, among the trials that were trained to their end; none of an
+    arm without a choice."""
+    key = sampling.prefix, curves.benchmarks[0]
+    arms: dict[str, list[tuple[TrialCurves, Measured]]] = {}
+    for cell in curves.cells if curves.searched else ():
+        point = last_point(cell, key)
+        if point and (curves.selection_share is None or point.selection is not None):
+            arms.setdefault(" ".join(cell.values[axis] for axis in curves.arm_axes), []).append((cell, point))
+    return [
+        replace(_chosen(curves, sampling, offered, len(offered)), arm=arm)
+        for arm, offered in arms.items()
+        if len(offered) > 1
+    ]
+
+
+def last_point(cell: TrialCurves, key: tuple[str, str]) -> Measured | None:
+    """What was measured at the last step of a trial that was trained to its end."""
+    whole = cell.status == "FINISHED" and cell.stopped_at is None
+    return cell.accuracy[key][-1] if whole and cell.accuracy[key] else None
+
+
+def _chosen(
+    curves: SweepCurves, sampling: Sampling, offered: Sequence[tuple[TrialCurves, Measured]], candidates: int
+) -> Best:
     cell, point = max(offered, key=lambda each: _criterion(curves, each[1]))
     on_test = curves.selection_share is None
     error = _standard_error(point)
@@ -72,11 +103,13 @@ def sentence(curves: SweepCurves, found: Best) -> str:
     interval = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f}-{100 * found.high:.1f})"
     value = f"{100 * found.accuracy:.1f}%{interval}"
     where = "" if found.step == 0 else f" at step {found.step}"
-    start = f"Best under {found.sampling} ({found.benchmark}): {found.trial}{where}, {value}"
+    point = "" if found.arm is None else f" point of {found.arm}" if found.arm else " point"
+    start = f"Best{point} under {found.sampling} ({found.benchmark}): {found.trial}{where}, {value}"
+    of = "checkpoints" if found.arm is None else "points at their last steps"
     if curves.selection_share is not None:
         assert found.selection_accuracy is not None
         return (
-            f"{start}, measured on the questions that are not held out; chosen of {found.candidates} checkpoints on "
+            f"{start}, measured on the questions that are not held out; chosen of {found.candidates} {of} on "
             f"the {100 * curves.selection_share:g}% that are ({100 * found.selection_accuracy:.1f}% there)."
         )
     size = ""
@@ -86,14 +119,14 @@ def sentence(curves: SweepCurves, found: Best) -> str:
             f"{100 * found.standard_error:.1f} x sqrt(2 ln {found.candidates}))"
         )
     return (
-        f"{start}. It was chosen of {found.candidates} checkpoints on the test questions themselves, and the highest "
+        f"{start}. It was chosen of {found.candidates} {of} on the test questions themselves, and the highest "
         f"of so many is too high{size}. `evaluation.selection_share` holds questions out for the choice."
     )
 
 
 def sentences(curves: SweepCurves) -> list[str]:
-    """For each sampling with a choice."""
-    found = [best(curves, sampling) for sampling in curves.samplings]
+    """For each sampling with a choice; of a sweep with a search, for each of its arms besides."""
+    found = [each for sampling in curves.samplings for each in (best(curves, sampling), *best_points(curves, sampling))]
     return [sentence(curves, each) for each in found if each is not None]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from dft_sweeps.report import notes
 from dft_sweeps.report.cells import Cell, cells
-from dft_sweeps.report.curves import Measured, Sampling, SweepCurves, TrialCurves
+from dft_sweeps.report.curves import Dimension, Measured, Sampling, SweepCurves, TrialCurves
 from dft_sweeps.report.seeds import mean_over_seeds
 from dft_sweeps.spec.expand import shown
 from dft_sweeps.spec.models import EvaluationSpec
@@ -29,7 +29,8 @@ def collect(reader: Reader, sweep: SweepRow) -> SweepCurves:
     """
     rows = reader.trials(sweep)
     text = reader.spec_text(sweep)
-    evaluation = EvaluationSpec.model_validate(yaml.safe_load(text)["trial"]["evaluation"])
+    spec = yaml.safe_load(text)
+    evaluation = EvaluationSpec.model_validate(spec["trial"]["evaluation"])
     samplings = _samplings(evaluation)
     single = [spec.name for spec in evaluation.benchmarks]
     benchmarks = (names.AVERAGE, *single) if len(single) > 1 else tuple(single)
@@ -47,12 +48,25 @@ def collect(reader: Reader, sweep: SweepRow) -> SweepCurves:
         benchmarks=benchmarks,
         trials=tuple(trials.values()),
         notes=tuple(notes.of_trials(rows)),
-        accuracy_notes=tuple(notes.of_accuracies(evaluation, reader, rows, means)),
+        accuracy_notes=(
+            *notes.of_accuracies(evaluation, reader, rows, means),
+            *notes.of_verdicts(evaluation, spec.get("scheduler", {})),
+        ),
         graders=_graders(rows, single),
         histogram_notes=tuple(notes.of_histograms(rows)),
         means=means,
         trial_axes=trial_axes if several else (),
         selection_share=evaluation.selection_share,
+        searched=dimensions(spec.get("search", {}), axes),
+    )
+
+
+def dimensions(search: Mapping[str, Any], axes: Collection[str]) -> tuple[Dimension, ...]:
+    """Of a search, as the stored spec has it, the dimensions in which trials differ."""
+    return tuple(
+        Dimension(path, domain["kind"], tuple(float(domain[end]) for end in ("low", "high") if end in domain))
+        for path, domain in search.get("space", {}).items()
+        if path in axes
     )
 
 
@@ -75,6 +89,7 @@ def _trial(
         training={key: _curve(reader, row, names.train_metric(key)) for key in _TRAINING_KEYS},
         edges=edges,
         histograms=_histograms(reader, row, len(edges) - 1),
+        stopped_at=row.stopped_at,
     )
 
 

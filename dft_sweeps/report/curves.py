@@ -57,6 +57,24 @@ class TrialCurves:
     """Step, rising, to the share of training targets whose probability lies in each bin."""
     seeds: tuple[TrialCurves, ...] = ()
     """Of a cell of a sweep with several seeds: the trials it is the mean of."""
+    stopped_at: int | None = None
+    """The step at which the sweep's scheduler stopped it, or the last at which it stopped one of a cell's seeds, where
+    it stopped them all; None where training went on to the end."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One of those that a sweep's search varies."""
+
+    path: str
+    kind: str
+    """``choice``, ``uniform`` or ``log_uniform``."""
+    bounds: tuple[float, ...]
+    """The lowest and the highest number; none of a choice."""
+
+    @property
+    def is_choice(self) -> bool:
+        return self.kind == "choice"
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,14 @@ class SweepCurves:
     """The paths that tell trials apart, where there are several seeds."""
     selection_share: float | None = None
     """Share of each benchmark's questions held out for selection."""
+    searched: tuple[Dimension, ...] = ()
+    """What the sweep's search varies; nothing without one."""
+
+    @property
+    def arm_axes(self) -> tuple[str, ...]:
+        """The axes that are not searched."""
+        paths = {dimension.path for dimension in self.searched}
+        return tuple(axis for axis in self.axes if axis not in paths)
 
     @property
     def cells(self) -> tuple[TrialCurves, ...]:

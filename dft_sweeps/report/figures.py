@@ -31,7 +31,9 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
         for cell, points in measured:
             for seed in cell.seeds if len(cell.seeds) > 1 else ():
                 _draw_seed(ax, [(point.step, 100 * point.accuracy) for point in seed.accuracy[key]], styles.look(cell))
-            _draw_accuracy(ax, points, styles.look(cell))
+            _draw_accuracy(ax, points, styles.look(cell), bands=not curves.searched)
+            if cell.stopped_at is not None and points:
+                _draw_stop(ax, points[-1], styles.look(cell))
         ax.set_ylim(ranges[benchmark])
         _show_steps(ax)
 
@@ -45,8 +47,10 @@ def accuracy_figure(curves: SweepCurves, sampling: Sampling) -> Figure | None:
         lines="marked",
         base=BASE_LINE,
         notes=[
-            f"Bands: for new questions, by the grader {grader_of(curves, curves.benchmarks[0])}.",
+            f"{'A line for each point of the search' if curves.searched else 'Bands: for new questions'}, by the "
+            f"grader {grader_of(curves, curves.benchmarks[0])}.",
             *(["Thin lines: single seeds."] if curves.means else []),
+            *(["Crosses: stopped there."] if any(cell.stopped_at is not None for cell in curves.cells) else []),
             *curves.accuracy_notes,
             *curves.notes,
         ],
@@ -111,7 +115,8 @@ def _show_steps(ax: Axes) -> None:
         ax.set_xlim(-1, 1)
 
 
-def _draw_accuracy(ax: Axes, points: Sequence[Measured], look: Look) -> None:
+def _draw_accuracy(ax: Axes, points: Sequence[Measured], look: Look, bands: bool) -> None:
+    """Args: `bands`: of the points of a search there are many, with much the same interval each."""
     ax.plot(
         [point.step for point in points],
         [100 * point.accuracy for point in points],
@@ -121,7 +126,7 @@ def _draw_accuracy(ax: Axes, points: Sequence[Measured], look: Look) -> None:
         markeredgecolor="white",
         markeredgewidth=0.6,
     )
-    known = [point for point in points if point.low is not None and point.high is not None]
+    known = [point for point in points if bands and point.low is not None and point.high is not None]
     ax.fill_between(
         [point.step for point in known],
         [100 * (point.low or 0.0) for point in known],
@@ -130,6 +135,10 @@ def _draw_accuracy(ax: Axes, points: Sequence[Measured], look: Look) -> None:
         alpha=0.13,
         linewidth=0,
     )
+
+
+def _draw_stop(ax: Axes, point: Measured, look: Look) -> None:
+    ax.plot([point.step], [100 * point.accuracy], color=look.colour, marker="x", markersize=9, markeredgewidth=1.6)
 
 
 def _draw_seed(ax: Axes, points: Sequence[tuple[int, float]], look: Look) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from dft_sweeps.report.curves import TrialCurves
 from dft_sweeps.spec.models import EvaluationSpec
@@ -16,10 +18,39 @@ def of_trials(rows: Iterable[TrialRow]) -> list[str]:
     if wrong:
         shares = " and ".join(f"{100 * share:g}%" for share in wrong)
         notes.append(f"Trained on demonstrations with wrong steps ({shares}); wrong steps favour DFT over SFT.")
+    if stopped := [row for row in rows if row.stopped_at is not None]:
+        notes.append(f"Stopped by the scheduler before their last step: {_stopped(stopped)}.")
     missing = [f"{row.name} ({row.status.lower()})" for row in rows if row.status != "FINISHED"]
     if missing:
         notes.append(f"Not finished: {', '.join(missing)}.")
     return notes
+
+
+MOST_NAMED = 12
+
+
+def _stopped(rows: Iterable[TrialRow]) -> str:
+    """E.g. ``at step 20 objective=sft and objective=dft; at step 40 objective=power``."""
+    by_step = defaultdict(list)
+    for row in rows:
+        by_step[row.stopped_at or 0].append(row.name)
+    parts = []
+    for step, names in sorted(by_step.items()):
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        parts.append(f"at step {step} {', '.join(names[:MOST_NAMED])}{more}")
+    return "; ".join(parts)
+
+
+def of_verdicts(evaluation: EvaluationSpec, scheduler: Mapping[str, Any]) -> list[str]:
+    """Args: `scheduler`: as the spec has it."""
+    if scheduler.get("kind", "fifo") == "fifo":
+        return []
+    if evaluation.selection_share is not None:
+        return ["Which trials were stopped was decided on the questions that are held out for selection."]
+    return [
+        "Which trials were stopped was decided on the same questions as the accuracies shown, so that those of the "
+        "trials that went on are too high; `evaluation.selection_share` holds questions out for that."
+    ]
 
 
 def _ungradable(reader: Reader, rows: Iterable[TrialRow], metric: str) -> int:

@@ -45,6 +45,7 @@ def mean_over_seeds(
         return found
 
     keys = list(dict.fromkeys(key for trial in trials for key in trial.accuracy))
+    stops = [trial.stopped_at for trial in trials if trial.stopped_at is not None]
     return TrialCurves(
         training_id="",
         name=name,
@@ -56,6 +57,7 @@ def mean_over_seeds(
         edges=next((trial.edges for trial in trials if trial.edges), ()),
         histograms=_mean_histograms(trials),
         seeds=tuple(trials),
+        stopped_at=max(stops) if len(stops) == len(trials) else None,
     )
 
 

@@ -36,6 +36,13 @@ class AccuracyTable:
     best_row: int | None = None
     """The row that holds the best checkpoint of the sweep; None where that is the base model, or none."""
     best_title: str = ""
+    stopped: tuple[int | None, ...] = ()
+    """Per row the step at which the scheduler stopped it, None where it did not; empty where it stopped none."""
+
+    def absent(self, row: int, step: int) -> str:
+        """What stands for a number that there is not."""
+        stopped_at = self.stopped[row] if self.stopped else None
+        return "-" if stopped_at is None or step <= stopped_at else f"stopped at {stopped_at}"
 
 
 def accuracy_tables(curves: SweepCurves, benchmarks: Sequence[str]) -> list[AccuracyTable]:
@@ -68,6 +75,7 @@ def accuracy_table(curves: SweepCurves, sampling: Sampling, benchmark: str, pape
         labels = tuple(cell.values[axis] for axis in axes) if axes else (cell.name,)
         rows.append((labels, measured))
     steps = [best_step(curves, sampling, cell) for cell in cells]
+    stops = tuple(cell.stopped_at for cell in cells)
     overall = best(curves, sampling)
     of_all = [index for index, cell in enumerate(cells) if overall is not None and overall.trial == cell.name]
     what = "average of the benchmarks" if benchmark == AVERAGE else benchmark
@@ -82,6 +90,7 @@ def accuracy_table(curves: SweepCurves, sampling: Sampling, benchmark: str, pape
         best=tuple(steps) if any(step is not None for step in steps) else (),
         best_row=of_all[0] if of_all else None,
         best_title="best on test" if curves.selection_share is None else "best held-out",
+        stopped=stops if any(step is not None for step in stops) else (),
     )
 
 
@@ -124,7 +133,7 @@ def rich_table(table: AccuracyTable, width: int) -> Table:
         rich.add_column(table.best_title.replace(" ", "\n", 1), justify="right", min_width=_CELL_WIDTH - 4)
     for index, (values, measured) in enumerate(table.rows):
         last = index + 1 == len(table.rows) or table.rows[index + 1][0][:-1] != values[:-1]
-        numbers = [_rich_cell(measured.get(step), table) for step in steps]
+        numbers = [_rich_cell(measured.get(step), table, table.absent(index, step)) for step in steps]
         numbers += [_best_cell(table, index, "\n")] if with_best else []
         rich.add_row(*values, *numbers, end_section=last)
     return rich
@@ -133,7 +142,10 @@ def rich_table(table: AccuracyTable, width: int) -> Table:
 def markdown(table: AccuracyTable, notes: Sequence[str]) -> str:
     headings = [*table.axes, *(_heading(step) for step in table.steps)]
     rule = ["---"] * len(table.axes) + ["--:"] * len(table.steps)
-    rows = [[*values, *(_cell(measured.get(step), table) for step in table.steps)] for values, measured in table.rows]
+    rows = [
+        [*values, *(_cell(measured.get(step), table, table.absent(index, step)) for step in table.steps)]
+        for index, (values, measured) in enumerate(table.rows)
+    ]
     if table.best:
         headings, rule = [*headings, table.best_title], [*rule, "--:"]
         rows = [[*row, _best_cell(table, index, " ")] for index, row in enumerate(rows)]
@@ -146,6 +158,7 @@ def csv_text(curves: SweepCurves) -> str:
     the means over them, without a training id."""
     text = io.StringIO()
     extra = ["seeds"] * bool(curves.means) + ["selection_accuracy"] * (curves.selection_share is not None)
+    extra += ["stopped_at"] * _any_stopped(curves)
     axes = list(curves.trial_axes or curves.axes)
     writer = csv.DictWriter(text, ["training_id", *axes, *CSV_FIELDS, *extra], lineterminator="\n")
     writer.writeheader()
@@ -158,7 +171,7 @@ def csv_text(curves: SweepCurves) -> str:
 def records(curves: SweepCurves) -> list[dict[str, Any]]:
     """Every measurement of the sweep: training id, the values of the axes, and `CSV_FIELDS`. Where there are several
     seeds, `seeds` too, and then the means over them, whose training id is empty and which lack the seed's axis; where
-    questions are held out, `selection_accuracy`."""
+    questions are held out, `selection_accuracy`; where a scheduler stopped trials, `stopped_at`."""
     return [
         {
             "training_id": each.training_id,
@@ -171,6 +184,7 @@ def records(curves: SweepCurves) -> list[dict[str, Any]]:
             **dict(zip(BOUNDS, (point.low, point.high, point.fixed_low, point.fixed_high), strict=True)),
             **({"seeds": point.seeds} if curves.means else {}),
             **({"selection_accuracy": point.selection} if curves.selection_share is not None else {}),
+            **({"stopped_at": each.stopped_at} if _any_stopped(curves) else {}),
         }
         for each in (*curves.trials, *(cell for cell in curves.means if len(cell.seeds) > 1))
         for sampling in curves.samplings
@@ -178,6 +192,10 @@ def records(curves: SweepCurves) -> list[dict[str, Any]]:
         for paper, measured in ((False, each.accuracy), (True, each.paper))
         for point in measured.get((sampling.prefix, benchmark), ())
     ]
+
+
+def _any_stopped(curves: SweepCurves) -> bool:
+    return any(trial.stopped_at is not None for trial in curves.trials)
 
 
 def spread(steps: Sequence[int], room: int) -> list[int]:
@@ -191,9 +209,9 @@ def _heading(step: int) -> str:
     return "base" if step == 0 else f"step {step}"
 
 
-def _cell(point: Measured | None, table: AccuracyTable) -> str:
+def _cell(point: Measured | None, table: AccuracyTable, absent: str) -> str:
     if point is None:
-        return "-"
+        return absent
     value, interval = f"{100 * point.accuracy:.1f}", _interval(point, table)
     in_brackets = "; ".join(part for part in (interval, _fewer(point)) if part)
     return f"{value} ({in_brackets})" if in_brackets else value
@@ -209,9 +227,9 @@ def _best_cell(table: AccuracyTable, index: int, break_: str) -> str:
     return f"{100 * point.accuracy:.1f}{star}{break_}at {_heading(point.step).removeprefix('step ')}"
 
 
-def _rich_cell(point: Measured | None, table: AccuracyTable) -> str:
+def _rich_cell(point: Measured | None, table: AccuracyTable, absent: str) -> str:
     if point is None:
-        return "-"
+        return f"[dim]{absent.replace(' ', chr(10), 1)}[/dim]"
     value, interval = f"{100 * point.accuracy:.1f}", _interval(point, table)
     return "\n".join([value, *(f"[dim]{part}[/dim]" for part in (interval, _fewer(point)) if part)])
 

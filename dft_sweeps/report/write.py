@@ -9,6 +9,7 @@ from dft_sweeps.report import figures, probabilities, tables
 from dft_sweeps.report.ablation import ablation_figures
 from dft_sweeps.report.best import sentences
 from dft_sweeps.report.curves import SweepCurves
+from dft_sweeps.report.searched import by_arm, search_figure
 from dft_sweeps.spec.errors import SpecError
 
 
@@ -29,10 +30,12 @@ def write_report(curves: SweepCurves, benchmarks: Sequence[str], folder: Path) -
     if any(trial.histograms for trial in curves.trials):
         (folder / "probabilities.csv").write_text(probabilities.csv_text(curves), encoding="utf-8")
         written.append(folder / "probabilities.csv")
-    drawn = {f"accuracy_{sampling.name}": figures.accuracy_figure(curves, sampling) for sampling in curves.samplings}
+    shown = by_arm(curves)
+    drawn = {f"accuracy_{sampling.name}": figures.accuracy_figure(shown, sampling) for sampling in curves.samplings}
+    drawn |= {f"search_{sampling.name}": search_figure(curves, sampling) for sampling in curves.samplings}
     drawn |= ablation_figures([curves])
-    drawn["training"] = figures.training_figure(curves)
-    drawn["probabilities"] = probabilities.probability_figure(curves)
+    drawn["training"] = figures.training_figure(shown)
+    drawn["probabilities"] = probabilities.probability_figure(shown)
     for name, figure in drawn.items():
         if figure is not None:
             written += figures.save(figure, folder / name)

@@ -122,7 +122,7 @@ def with_absolute_paths(value: Any, directory: Path, named: str = "") -> Any:
         return {name: with_absolute_paths(item, directory, f"{named}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [with_absolute_paths(item, directory, named) for item in value]
-    *_, holder, last = ["", "", *named.split(".")]
+    *_, holder, last = ["", "", *named.removesuffix(".values").split(".")]  # those of a search's choice
     if isinstance(value, str) and value != EMBEDDED and last == "path":
         path = os.path.join(directory, os.path.expanduser(value))
         return value if holder == "model" and not os.path.exists(path) else os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""From a template, axes and variants to trials."""
+"""From a template, axes, variants and a search to trials."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
 
-from dft_sweeps.spec import schema
+from dft_sweeps.spec import schema, searches
 from dft_sweeps.spec.document import Document, set_at
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import SweepSpec, TrialSpec
+from dft_sweeps.spec.points import Point
 from dft_sweeps.spec.presets import Preset, apply_preset
+from dft_sweeps.spec.rungs import with_rungs
 from dft_sweeps.spec.schema import Path
 from dft_sweeps.spec.yaml_lines import dotted
 
@@ -26,11 +28,12 @@ MOST_TRIALS = 10_000
 
 Setting = tuple[Any, Path]
 """A value, and its place in the spec."""
+Arm = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the grid."""
+    """One cell of the grid, or one point of a search in one."""
 
     name: str
     """The values that tell it from the other trials, e.g. ``objective=dft learning_rate=3e-4``."""
@@ -40,6 +43,10 @@ class Trial:
     origins: dict[str, Path]
     """Dotted path of whatever an axis or a variant set, to the place of its value in the spec."""
     preset: Preset
+    point: Point = field(default_factory=dict)
+    """Those of its axes that a search drew or proposed."""
+    arm: Arm = ()
+    """Values, as shown, of its other axes and of its variant: what a search is made for apart."""
 
     def place(self, path: Path) -> Path:
         """Where the value at `path` of this trial is written: in an axis, in a variant or in the template."""
@@ -61,19 +68,54 @@ class Trial:
         return document.error(self.place(path), message)
 
 
-def expand(spec: SweepSpec, document: Document) -> tuple[Trial, ...]:
-    """Every combination of the axes' values, for every variant, in the order of the spec.
+def expand(
+    spec: SweepSpec, document: Document, proposed: Mapping[Arm, Sequence[Point]] | None = None
+) -> tuple[Trial, ...]:
+    """Every combination of the axes' values, for every variant, in the order of the spec; with a search, all of them at
+    its first point, then at its second, and so on.
 
     A variant's own setting of an axis stands for all values of that axis.
 
+    Args:
+        proposed: points of a search beyond those that its seed gives, as many for every arm.
+
     Raises:
-        SpecError: an unknown or empty axis, an axis or variant that sets what is measured, variants of one name, an
-            invalid trial, or two equal trials.
+        SpecError: an invalid trial, two equal trials, or too few points in a search's space.
+    """
+    cells = list(_cells(spec))
+    first = searches.first_points(spec.search, document)
+    trials = [_trial(spec, document, *cell, point) for point in first for cell in cells]
+    further = proposed or {}
+    for number in range(max(map(len, further.values()), default=0)):
+        trials += [_trial(spec, document, *cell, further[arm_of(cell[0])][number]) for cell in cells]
+    _check_distinct(spec, document, trials)
+    return tuple(trials)
+
+
+def probes(spec: SweepSpec, document: Document) -> tuple[Trial, ...]:
+    """A trial for every value of a choice and for both ends of every other dimension of a search, in every cell: what a
+    proposal is made of. Raises as `expand`, at the value that is wrong."""
+    given = [
+        (searches.centre(spec.search) | {path: value}, {path: place})
+        for path, value, place in searches.extremes(spec.search)
+    ]
+    return tuple(_trial(spec, document, *cell, *each) for each in given for cell in _cells(spec))
+
+
+def check_settings(spec: SweepSpec, document: Document) -> None:
+    """What can be said of axes, variants, a search's space and the template before any trial is made of them.
+
+    Raises:
+        SpecError: an unknown or empty axis, an axis, variant or search that sets what is measured, variants of one
+            name, a mistake in the template that no axis can put right, or too many trials.
     """
     _check_variants(spec, document)
     _check_axes(spec, document)
     _check_template(spec, document)
-    trials: list[Trial] = []
+
+
+def _cells(spec: SweepSpec) -> Iterator[tuple[dict[str, Any], dict[str, Setting]]]:
+    """The axes of each cell, and what sets its fields."""
     for index, variant in enumerate(spec.variants or (None,)):
         own = variant.set.items() if variant else ()
         fixed: dict[str, Setting] = {path: (value, ("variants", index, "set", path)) for path, value in own}
@@ -81,14 +123,16 @@ def expand(spec: SweepSpec, document: Document) -> tuple[Trial, ...]:
         for combination in itertools.product(*free):
             chosen = dict(zip(spec.axes, combination, strict=True))
             axes: dict[str, Any] = {"variant": variant.name} if variant else {}
-            axes |= {path: value for path, (value, _) in chosen.items()}
-            trials.append(_trial(spec, document, axes, fixed | chosen))
-    _check_distinct(spec, document, trials)
-    return tuple(trials)
+            yield axes | {path: value for path, (value, _) in chosen.items()}, fixed | chosen
 
 
 def _values(spec: SweepSpec, path: str) -> list[Setting]:
     return [(value, ("axes", path, index)) for index, value in enumerate(spec.axes[path])]
+
+
+def arm_of(axes: Mapping[str, Any]) -> Arm:
+    """Args: `axes`: of a trial, without those of a search."""
+    return tuple(shown(value) for value in axes.values())
 
 
 def _check_variants(spec: SweepSpec, document: Document) -> None:
@@ -100,10 +144,12 @@ def _check_variants(spec: SweepSpec, document: Document) -> None:
 
 def _check_axes(spec: SweepSpec, document: Document) -> None:
     axes: list[tuple[Path, str]] = [(("axes", path), path) for path in spec.axes]
+    axes += [(("search", "space", path), path) for path in searches.space_of(spec.search)]
     for index, variant in enumerate(spec.variants):
         set_here: list[tuple[Path, str]] = [(("variants", index, "set", path), path) for path in variant.set]
         _check_paths([*axes, *set_here], document)
     _check_paths(axes, document)
+    searches.check_space(spec, document)
     for path, values in spec.axes.items():
         if not values:
             raise document.error(("axes", path), "an axis needs at least one value")
@@ -116,6 +162,7 @@ def _check_axes(spec: SweepSpec, document: Document) -> None:
     count = sum(math.prod(size for path, size in sizes.items() if path not in ours) for ours in fixed)
     if count > MOST_TRIALS:
         raise document.error(("axes",), f"axes and variants make {count:,} trials; at most {MOST_TRIALS:,} are planned")
+    searches.check_size(spec, document, count, MOST_TRIALS)
 
 
 def _check_paths(places: Sequence[tuple[Path, str]], document: Document) -> None:
@@ -123,8 +170,8 @@ def _check_paths(places: Sequence[tuple[Path, str]], document: Document) -> None
         if path.split(".")[0] == "evaluation":
             raise document.error(
                 place,
-                "the trials of a sweep are compared on the same measurements, so no axis or variant can change them; "
-                "only `trial.evaluation` says what is measured",
+                "the trials of a sweep are compared on the same measurements, so no axis, variant or search can change "
+                "them; only `trial.evaluation` says what is measured",
             )
         if unknown := schema.unknown_element(TrialSpec, path.split(".")):
             raise document.error(place, unknown)
@@ -144,22 +191,34 @@ def _check_template(spec: SweepSpec, document: Document) -> None:
             raise first_error(document, [(("trial", *path), message) for path, message in found]) from error
 
 
-def _trial(spec: SweepSpec, document: Document, axes: dict[str, Any], settings: Mapping[str, Setting]) -> Trial:
+def _trial(
+    spec: SweepSpec,
+    document: Document,
+    axes: Mapping[str, Any],
+    settings: Mapping[str, Setting],
+    point: Point,
+    places: Mapping[str, Path] | None = None,
+) -> Trial:
+    """Args: `places`: of those values of the point that have one of their own."""
     data = copy.deepcopy(spec.trial)
+    known = {path: ("search", "space", path) for path in point} | dict(places or {})
+    settings = {**settings, **{path: (value, known[path]) for path, value in point.items()}}
     for path, (value, origin) in settings.items():
         try:
             set_at(data, path.split("."), copy.deepcopy(value))
         except TypeError as error:
             raise document.error(origin, str(error)) from error
-    name, origins = trial_name(axes), {path: origin for path, (_, origin) in settings.items()}
+    every = {**axes, **point}
+    origins = {path: origin for path, (_, origin) in settings.items()}
     preset = apply_preset(data, spec.execution.gpus_per_worker)
     try:
-        return Trial(name, axes, schema.validate(TrialSpec, data), origins, preset)
+        made = with_rungs(schema.validate(TrialSpec, data), spec.scheduler)
     except ValidationError as error:
         found = schema.messages(error, TrialSpec, data)
-        located = Trial(name, axes, TrialSpec.model_construct(), origins, preset)
+        located = Trial(trial_name(every), every, TrialSpec.model_construct(), origins, preset)
         [first, *more] = [located.error(document, path, message) for path, message in found]
         raise _and_more(first, len(more)) from error
+    return Trial(trial_name(every), every, made, origins, preset, point, arm_of(axes))
 
 
 def _check_distinct(spec: SweepSpec, document: Document, trials: Sequence[Trial]) -> None:
@@ -170,7 +229,7 @@ def _check_distinct(spec: SweepSpec, document: Document, trials: Sequence[Trial]
         if content in contents or trial.name in names:
             what = "are the same" if content in contents else "would have the same name"
             other = contents.get(content) or names[trial.name]
-            place: Path = ("axes",)
+            place: Path = ("axes",) if not trial.point else ("search", "space")
             if trial.axes.get("variant") != other.axes.get("variant"):
                 place = ("variants", [variant.name for variant in spec.variants].index(trial.axes["variant"]))
             raise document.error(place, f"two trials {what}: {other.name!r} and {trial.name!r}")

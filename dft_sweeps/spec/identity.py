@@ -14,10 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dft_sweeps.spec.models import DataSpec, SamplingSpec, TrainSpec, TrialSpec
+from dft_sweeps.spec.models import DataSpec, SamplingSpec, SweepSpec, TrainSpec, TrialSpec
+from dft_sweeps.spec.scheduler_models import AshaScheduler
+from dft_sweeps.spec.search_models import TpeSearch
 
 ID_LENGTH = 16
 
@@ -123,6 +126,22 @@ def grade_id(evaluation: str, grader: str) -> str:
     return _id("g", {"evaluation": evaluation, "grader": grader})
 
 
-def sweep_id(name: str, training_ids: list[str], measures: Any) -> str:
-    """Id of a sweep: its name, the trials in it and what is measured. E.g. ``s-0123456789abcdef``."""
-    return _id("s", {"name": name, "trials": sorted(training_ids), "measures": measures})
+def sweep_id(name: str, training_ids: list[str], measures: Any, course: Mapping[str, Any] | None = None) -> str:
+    """Id of a sweep: its name, the trials in it and what is measured. E.g. ``s-0123456789abcdef``.
+
+    Args:
+        training_ids: where a search proposes trials from what others show, of those that it begins with.
+        course: the search that proposes, and the scheduler that stops trials, where there are such: with them, what is
+            run of a sweep is not known before.
+    """
+    content = {"name": name, "trials": sorted(training_ids), "measures": measures}
+    return _id("s", content | ({"course": course} if course else {}))
+
+
+def course_of(spec: SweepSpec) -> dict[str, Any]:
+    """What of a sweep's search and scheduler decides which trials are run, and how far."""
+    proposing = {"search": spec.search} if isinstance(spec.search, TpeSearch) else {}
+    stopping = {"scheduler": spec.scheduler} if isinstance(spec.scheduler, AshaScheduler) else {}
+    return {
+        name: model.model_dump(mode="json", exclude_defaults=True) for name, model in (proposing | stopping).items()
+    }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,17 +12,33 @@ from pydantic import ValidationError
 from dft_sweeps.spec import schema, yaml_lines
 from dft_sweeps.spec.document import Document, with_absolute_paths
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.spec.expand import Trial, expand, first_error
+from dft_sweeps.spec.expand import Arm, Trial, check_settings, expand, first_error, probes
 from dft_sweeps.spec.extends import read_document
 from dft_sweeps.spec.models import SweepSpec
 from dft_sweeps.spec.overrides import names_of, refuse_without_effect
+from dft_sweeps.spec.points import Point
+from dft_sweeps.spec.rungs import check_scheduler
+from dft_sweeps.spec.searches import points_of
 
 
 @dataclass(frozen=True)
 class Sweep:
     spec: SweepSpec
     trials: tuple[Trial, ...]
+    """All of them, or those whose points are known, where a search proposes the others from what these show."""
     document: Document
+    probes: tuple[Trial, ...] = ()
+    """No trials of the sweep, but what further ones would be made of: every value that a proposal may take."""
+
+    @property
+    def to_propose(self) -> int:
+        """Trials whose points are not known yet."""
+        arms = {trial.arm for trial in self.trials}
+        return points_of(self.spec.search) * len(arms) - len(self.trials) if self.probes else 0
+
+    def with_points(self, proposed: Mapping[Arm, Sequence[Point]]) -> Sweep:
+        """The same sweep with these points of its search beside those that its seed gives, as many for every arm."""
+        return replace(self, trials=expand(self.spec, self.document, proposed))
 
     @property
     def directory(self) -> Path:
@@ -68,7 +84,11 @@ def _load(document: Document, overrides: Sequence[str]) -> Sweep:
         raise first_error(document, schema.messages(error, SweepSpec, document.data)) from error
     for override in overrides:
         refuse_without_effect(document.data, override.partition("=")[0], f"--set {override}")
-    return Sweep(spec, expand(spec, document), document)
+    check_settings(spec, document)
+    values = probes(spec, document)
+    trials = expand(spec, document)
+    check_scheduler(spec, document, trials)
+    return Sweep(spec, trials, document, values if spec.search.kind == "tpe" else ())
 
 
 def _apply_override(document: Document, override: str) -> None:

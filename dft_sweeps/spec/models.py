@@ -41,6 +41,8 @@ from dft_sweeps.spec.objective_models import (
     SentenceWeightedObjective,
     SftObjective,
 )
+from dft_sweeps.spec.scheduler_models import FifoScheduler, Scheduler
+from dft_sweeps.spec.search_models import GridSearch, Search
 from dft_sweeps.spec.spec_model import Name, SpecModel
 from dft_sweeps.spec.train_models import (
     MOST_STEPS,
@@ -200,6 +202,8 @@ class SweepSpec(SpecModel):
     axes: dict[str, tuple[Any, ...]] = Field(default={})
     """Dotted path of a trial's field to the values it takes; every combination is a trial."""
     variants: tuple[VariantSpec, ...] = ()
+    search: Search = GridSearch()
+    scheduler: Scheduler = FifoScheduler()
     execution: ExecutionSpec = ExecutionSpec()
     pool: PoolSpec = PoolSpec()
     cost: CostSpec = CostSpec()

@@ -74,6 +74,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """Trials that a search has still to propose; they are reckoned as those it has, in turn, so that they cost the same
+    on average."""
+
+    trials: int = 0
+    at_a_time: int = 0
+    """Each so many are proposed once all before them have ended."""
+
+
+@dataclass(frozen=True)
 class Total:
     """What is left to do of a sweep, in all."""
 
@@ -102,6 +112,8 @@ class Plan:
     costs: Costs
     lengths: tuple[str, ...]
     """Where the lengths of completions are known from (`Costs.length`)."""
+    to_propose: int = 0
+    """Trials of the total that are no cells yet."""
 
     @property
     def to_run(self) -> tuple[Cell, ...]:
@@ -116,12 +128,14 @@ def make_plan(
     pool: PoolSpec,
     cluster: ClusterFacts,
     costs: Costs,
+    rest: Rest | None = None,
 ) -> Plan:
     """Args: `facts` by trial name; `done` holds the training ids that are finished; `cluster` is all it ever has."""
+    rest = rest or Rest()
     reckoner = Reckoner(execution, pool, costs)
     cells = tuple(_cell(trial, facts[trial.name], reckoner, facts[trial.name].training_id in done) for trial in trials)
     concurrent, missing = placement(execution, pool, cluster)
-    concurrent = min(concurrent, len(trials))
+    concurrent = min(concurrent, rest.at_a_time or len(trials))
     base = [reckoner.generated(trial.spec.evaluation, facts[trial.name], 0) for trial in trials]
     shared = Generated(max(each.completions for each in base), max(each.tokens for each in base))
     asked = {
@@ -129,8 +143,15 @@ def make_plan(
         for name in facts[trials[0].name].questions
         for sampling in trials[0].spec.evaluation.samplings.values()
     }
-    total = _total([cell for cell in cells if not cell.done], shared, concurrent, reckoner)
-    return Plan(cells, concurrent, missing, shared.completions, total, costs, tuple(sorted(asked)))
+    rounds = [[cell for cell in cells if not cell.done], *_rounds(cells, rest)]
+    total = _total([each for each in rounds if each], shared, concurrent, reckoner)
+    return Plan(cells, concurrent, missing, shared.completions, total, costs, tuple(sorted(asked)), rest.trials)
+
+
+def _rounds(cells: Sequence[Cell], rest: Rest) -> list[list[Cell]]:
+    """What stands for the trials that are to be proposed."""
+    alike = [cells[number % len(cells)] for number in range(rest.trials)]
+    return [alike[start : start + rest.at_a_time] for start in range(0, rest.trials, rest.at_a_time or 1)]
 
 
 def _cell(trial: Trial, facts: TrialFacts, reckoner: Reckoner, done: bool) -> Cell:
@@ -159,14 +180,16 @@ def _cell(trial: Trial, facts: TrialFacts, reckoner: Reckoner, done: bool) -> Ce
     )
 
 
-def _total(todo: Sequence[Cell], base: Generated, concurrent: int, reckoner: Reckoner) -> Total:
-    """Of the trials that are not done. The base model's evaluation comes with the first of them."""
-    if not todo:
+def _total(rounds: Sequence[Sequence[Cell]], base: Generated, concurrent: int, reckoner: Reckoner) -> Total:
+    """Of the trials that are not done, each round of which waits for the one before. The base model's evaluation comes
+    with the first of them."""
+    if not rounds:
         return Total(0, 0, 0, 0, Hours(0.0, 0.0), 0.0, reckoner.money(0.0))
-    times = [cell.times for cell in todo]
-    times[0] = reckoner.with_base(times[0], base)
+    todo = [cell for cells in rounds for cell in cells]
+    times = [[cell.times for cell in cells] for cells in rounds]
+    times[0][0] = reckoner.with_base(times[0][0], base)
     seconds = reckoner.seconds(times, concurrent)
-    hours = reckoner.total_hours(times, seconds, concurrent)
+    hours = reckoner.total_hours([each for of_round in times for each in of_round], seconds, concurrent)
     return Total(
         trials=len(todo),
         tokens=sum(cell.tokens for cell in todo),

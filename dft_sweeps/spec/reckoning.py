@@ -73,12 +73,16 @@ class Reckoner:
         rate = self.costs.completion_tokens_per_second
         return None if rate is None else tokens / rate
 
-    def seconds(self, trials: Sequence[TrialTimes], concurrent: int) -> float | None:
-        """Wall time of these trials, from the command on; None where they cannot be placed."""
+    def seconds(self, rounds: Sequence[Sequence[TrialTimes]], concurrent: int) -> float | None:
+        """Wall time of rounds of trials, one after the other, from the command on; None where they cannot be placed."""
         if not concurrent:
             return None
-        span = makespan(trials, concurrent, self.pool.replicas, self.costs.workers_start_s)
-        return None if span is None else self.costs.start_s + span
+        starts = [self.costs.workers_start_s, *[0.0] * (len(rounds) - 1)]
+        spans = [
+            makespan(trials, concurrent, self.pool.replicas, start)
+            for trials, start in zip(rounds, starts, strict=True)
+        ]
+        return total([self.costs.start_s, *spans])
 
     def hours(self, trial: TrialTimes) -> Hours:
         """Of one trial and the engine that evaluates it."""

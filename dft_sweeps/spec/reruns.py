@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dft_sweeps.spec import schema, yaml_lines
@@ -13,43 +12,39 @@ from dft_sweeps.spec.expand import Trial, shown
 from dft_sweeps.spec.identity import canonical_json
 from dft_sweeps.spec.load import Sweep, load_stored
 from dft_sweeps.spec.models import TrainSpec, TrialSpec
+from dft_sweeps.spec.searches import space_of
 
 SEED = "train.seed"
 _CONDITIONS = re.compile(r",(?=\s*[A-Za-z_][\w.]*=)")
 """Between the conditions of a cell: a comma within a value is none."""
 
 
-@dataclass(frozen=True)
-class Rerun:
-    sweep: Sweep
-    names: frozenset[str]
-    """Of the trials that are wanted."""
-
-
-def rerun(
-    text: str,
-    name: str,
-    overrides: Sequence[str] = (),
-    cells: Sequence[str] = (),
-    failed: Collection[str] | None = None,
-    seeds: int | None = None,
-) -> Rerun:
-    """The sweep of a resolved spec `text`, which errors call `name`, and which of its trials are wanted.
+def rerun(text: str, name: str, overrides: Sequence[str] = (), seeds: int | None = None) -> Sweep:
+    """The sweep of a resolved spec `text`, which errors call `name`.
 
     Args:
         overrides: as of ``--set``.
-        cells: conditions ``path=value,path=value``; a trial is wanted that meets all of one cell.
-        failed: names of the trials that failed; only these are wanted.
         seeds: how many seeds every cell of the sweep shall have.
 
     Raises:
-        SpecError: what `load_stored` raises, a cell that no trial is in, or seeds that cannot be added.
+        SpecError: what `load_stored` raises, or seeds that cannot be added.
     """
     sweep = load_stored(text, name, overrides)
-    if seeds is not None:
-        sweep = load_stored(text, name, [*overrides, *_more_seeds(sweep, seeds)])
-    wanted = in_cells(sweep.trials, cells) if cells else {trial.name for trial in sweep.trials}
-    return Rerun(sweep, frozenset(wanted if failed is None else wanted & set(failed)))
+    return sweep if seeds is None else load_stored(text, name, [*overrides, *_more_seeds(sweep, seeds)])
+
+
+def wanted(sweep: Sweep, cells: Sequence[str] = (), failed: Collection[str] | None = None) -> frozenset[str]:
+    """Names of the trials that are wanted of a sweep, of those that are known.
+
+    Args:
+        cells: conditions ``path=value,path=value``; a trial is wanted that meets all of one cell.
+        failed: names of the trials that failed; only these are wanted.
+
+    Raises:
+        SpecError: a cell that no trial is in.
+    """
+    found = in_cells(sweep.trials, cells) if cells else {trial.name for trial in sweep.trials}
+    return frozenset(found if failed is None else found & set(failed))
 
 
 def in_cells(trials: Sequence[Trial], cells: Sequence[str]) -> set[str]:
@@ -127,6 +122,8 @@ def _more_seeds(sweep: Sweep, seeds: int) -> list[str]:
     spec = sweep.spec
     if any(SEED in variant.set for variant in spec.variants):
         raise SpecError(f"a variant of the sweep sets {SEED} itself", place)
+    if SEED in space_of(spec.search):
+        raise SpecError(f"the sweep's search draws {SEED} itself", place)
     own = spec.trial.get("train", {}).get("seed", TrainSpec.model_fields["seed"].default)
     has = list(spec.axes.get(SEED, (own,)))
     if seeds < len(has):

@@ -85,6 +85,11 @@ def fields_at(model: type[BaseModel], path: Iterable[str | int]) -> set[str]:
     return {name for kind in _types_at(model, path) if _is_model(kind) for name in kind.model_fields}
 
 
+def takes(model: type[BaseModel], path: Sequence[str], kind: type) -> bool:
+    """Whether the value at `path` may be a plain value of this kind."""
+    return kind in _types_at(model, path)
+
+
 def dotted_paths(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[str]:
     """Every field of a model and of the models below it, lists left out."""
     for name in sorted(fields_at(model, path)):

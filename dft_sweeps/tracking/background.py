@@ -99,9 +99,15 @@ class Background:
         return self._tracker.reconcile(sweep_id, training_ids)
 
     def open_sweep(
-        self, name: str, sweep_id: str, spec_text: str, trials: Sequence[Mapping[str, Any]], measures: str
+        self,
+        name: str,
+        sweep_id: str,
+        spec_text: str,
+        trials: Sequence[Mapping[str, Any]],
+        measures: str,
+        to_propose: int | None = None,
     ) -> str:
-        return self._tracker.open_sweep(name, sweep_id, spec_text, trials, measures)
+        return self._tracker.open_sweep(name, sweep_id, spec_text, trials, measures, to_propose)
 
     def set_links(self, run_id: str, reused: Sequence[Reused]) -> None:
         self._tracker.set_links(run_id, reused)

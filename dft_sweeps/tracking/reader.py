@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.tracking import names, question_results
+from dft_sweeps.tracking import names, observed, question_results
 from dft_sweeps.tracking.links import Reused
 from dft_sweeps.tracking.question_results import QuestionResults
 from dft_sweeps.tracking.search import SWEEPS, finished_runs, search_runs, sweep_experiments, trial_runs
@@ -47,6 +47,8 @@ class SweepRow:
     experiment_id: str
     measures: str
     """Hash of what its points mean."""
+    to_propose: int = 0
+    """How many trials its search has still to propose, beside `trials`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class TrialRow:
     """The step this run went on from, of an attempt before it; None when it began at step 0."""
     mixed_provenance: str | None
     """How the conditions changed under which its attempts ran; None when they did not."""
+    stopped_at: int | None = None
+    """The step at which the sweep's scheduler stopped it; None where it did not."""
 
 
 class Reader:
@@ -158,9 +162,20 @@ class Reader:
         return question_results.from_json(self._artifact(run_id, path))
 
     @outage_as_error
-    def finished_trials(self, training_ids: Iterable[str], measures: str) -> dict[str, str]:
-        """Which of these trials are finished, in any sweep of equal measures: training id to run id."""
-        return finished_runs(self._client, sweep_experiments(self._client), training_ids, measures)
+    def finished_trials(self, training_ids: Iterable[str], measures: str, sweep_id: str = "") -> dict[str, str]:
+        """Which of these trials are finished, in any sweep of equal measures: training id to run id. One that a
+        scheduler stopped is finished in the sweep `sweep_id` alone, if that is where it was stopped."""
+        return finished_runs(self._client, sweep_experiments(self._client), training_ids, measures, sweep_id)
+
+    @outage_as_error
+    def accuracy_at(self, training_ids: Iterable[str], measures: str, prefix: str) -> dict[str, dict[int, float]]:
+        """`observed.accuracies` of these trials: on the questions held out for selection, where there are some."""
+        return observed.accuracies(self._client, training_ids, measures, prefix)
+
+    @outage_as_error
+    def trained_steps(self, training_ids: Iterable[str], measures: str) -> dict[str, int]:
+        """`observed.trained_steps` of these trials."""
+        return observed.trained_steps(self._client, training_ids, measures)
 
     @outage_as_error
     def finished_elsewhere(self, finished: Mapping[str, str], measures: str, parent: str) -> list[Reused]:
@@ -212,6 +227,7 @@ class Reader:
             run_id=run.info.run_id,
             experiment_id=run.info.experiment_id,
             measures=tags[names.MEASURES_TAG],
+            to_propose=int(tags.get(names.TO_PROPOSE_TAG, 0)),
         )
 
     def _listed(self, run_id: str) -> list[dict[str, Any]]:
@@ -231,13 +247,14 @@ def _is_finished(run: Run | None) -> bool:
 
 
 def _best(runs: Iterable[Run], parent: str) -> dict[str, Run]:
-    """Training id to its best run; the order is told at `Reader.trials`."""
+    """Training id to its best run; the order is told at `Reader.trials`. What another sweep stopped is none."""
 
     def rank(run: Run) -> tuple[bool, bool, bool, int]:
         own = run.data.tags.get(names.PARENT_TAG) == parent
         return _is_finished(run), own, run.info.status == "RUNNING", run.info.start_time
 
-    return {run.data.tags[names.TRAINING_ID_TAG]: run for run in sorted(runs, key=rank)}
+    shown = [run for run in runs if run.data.tags[names.PARENT_TAG] == parent or not _tagged(run, names.STOPPED_AT_TAG)]
+    return {run.data.tags[names.TRAINING_ID_TAG]: run for run in sorted(shown, key=rank)}
 
 
 def _trial_row(listed: Mapping[str, Any], run: Run | None) -> TrialRow:
@@ -252,8 +269,9 @@ def _trial_row(listed: Mapping[str, Any], run: Run | None) -> TrialRow:
         params=dict(run.data.params) if run else {},
         metrics={metric.key: _measured(metric.value) for metric in last},
         steps={metric.key: metric.step for metric in last},
-        resumed_at=_resumed_at(run) if run else None,
+        resumed_at=_tagged(run, names.RESUMED_AT_TAG),
         mixed_provenance=run.data.tags.get(names.MIXED_PROVENANCE_TAG) if run else None,
+        stopped_at=_tagged(run, names.STOPPED_AT_TAG) if _is_finished(run) else None,
     )
 
 
@@ -270,8 +288,9 @@ def _no_such_sweep(wanted: str, candidates: Mapping[str, Run], experiments: Mapp
     return f"{what}; choose one of:\n" + "\n".join(lines) + more
 
 
-def _resumed_at(run: Run) -> int | None:
-    step = run.data.tags.get(names.RESUMED_AT_TAG)
+def _tagged(run: Run | None, tag: str) -> int | None:
+    """The step that a tag names."""
+    step = run.data.tags.get(tag) if run else None
     return int(step) if step else None
 
 

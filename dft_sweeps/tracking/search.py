@@ -56,11 +56,18 @@ def trial_runs(
 
 
 def finished_runs(
-    client: MlflowClient, experiments: Iterable[str], training_ids: Iterable[str], measures: str
+    client: MlflowClient, experiments: Iterable[str], training_ids: Iterable[str], measures: str, sweep_id: str = ""
 ) -> dict[str, str]:
-    """Which of these trials are finished, in any sweep of equal measures: training id to its newest finished run."""
+    """Which of these trials are finished, in any sweep of equal measures: training id to its newest finished run.
+
+    Args:
+        sweep_id: the sweep in which trials that its scheduler stopped count as finished; in none, if this is empty.
+    """
     found = trial_runs(client, experiments, training_ids, measures, "attributes.status = 'FINISHED'")
-    return {run.data.tags[names.TRAINING_ID_TAG]: run.info.run_id for run in reversed(found)}
+    stopped = [run for run in found if names.STOPPED_AT_TAG in run.data.tags]
+    own = [run for run in stopped if run.data.tags[names.SWEEP_ID_TAG] == sweep_id]
+    whole = [run for run in found if names.STOPPED_AT_TAG not in run.data.tags]
+    return {run.data.tags[names.TRAINING_ID_TAG]: run.info.run_id for run in [*reversed(own), *reversed(whole)]}
 
 
 def _pages(page: Callable[[int, str | None], Any], limit: int | None = None) -> list[Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.links import Reused, link_tags
+from dft_sweeps.tracking.listing import grown
 from dft_sweeps.tracking.params import check_limits
 from dft_sweeps.tracking.search import finished_runs, search_runs, sweep_experiments
 from dft_sweeps.tracking.store import connect, masked, outage_as_error
@@ -67,28 +68,37 @@ class Tracker:
 
     @outage_as_error
     def open_sweep(
-        self, name: str, sweep_id: str, spec_text: str, trials: Sequence[Mapping[str, Any]], measures: str
+        self,
+        name: str,
+        sweep_id: str,
+        spec_text: str,
+        trials: Sequence[Mapping[str, Any]],
+        measures: str,
+        to_propose: int | None = None,
     ) -> str:
         """The parent run of a sweep, set RUNNING: that of this `sweep_id` in experiment `name`, or a new one.
 
         Args:
-            trials: per trial ``training_id``, ``name`` and ``axes`` (dotted path, or ``variant``, to value).
+            trials: per trial ``training_id``, ``name`` and ``axes`` (dotted path, or ``variant``, to value). What a
+                search has listed already stays.
             measures: hash of what the sweep's points mean; trials of equal measures are shared between sweeps.
+            to_propose: how many more a search will propose; None where there is none that proposes.
 
         Raises:
             SpecError: the experiment was deleted in MLflow.
         """
-        for trial in trials:
-            assert {"training_id", "name", "axes"} <= trial.keys(), trial
+        assert all({"training_id", "name", "axes"} <= trial.keys() for trial in trials), trials
         experiment_id = self._experiment(name)
         found = self._search(experiment_id, f"tags.`{names.SWEEP_ID_TAG}` = '{sweep_id}'")
         parents = [run for run in found if names.PARENT_TAG not in run.data.tags]
         run_id = parents[0].info.run_id if parents else self._new_run(experiment_id, f"{name} {sweep_id}", {})
         try:
             self._client.log_text(run_id, spec_text, names.SPEC_ARTIFACT)
-            listed = [dict(trial) for trial in trials]
+            listed = grown(self._client, self._client.get_run(run_id), trials)
             self._client.log_text(run_id, json.dumps(listed, indent=1), names.TRIALS_ARTIFACT)
-            self._name_trials(run_id, [trial["training_id"] for trial in trials], measures)
+            self._name_trials(run_id, sweep_id, [trial["training_id"] for trial in listed], measures)
+            if to_propose is not None:
+                self._client.set_tag(run_id, names.TO_PROPOSE_TAG, str(to_propose + len(trials) - len(listed)))
             self._client.set_tag(run_id, names.MEASURES_TAG, measures)
             self._client.set_tag(run_id, names.SWEEP_ID_TAG, sweep_id)
             self._client.update_run(run_id, status="RUNNING")
@@ -97,10 +107,10 @@ class Tracker:
             raise
         return run_id
 
-    def _name_trials(self, run_id: str, training_ids: Sequence[str], measures: str) -> None:
+    def _name_trials(self, run_id: str, sweep_id: str, training_ids: Sequence[str], measures: str) -> None:
         """Has the sweep's run say of each of its trials which run finished it; another process may do so meanwhile."""
         present = self._client.get_run(run_id).data.tags
-        finished = finished_runs(self._client, sweep_experiments(self._client), training_ids, measures)
+        finished = finished_runs(self._client, sweep_experiments(self._client), training_ids, measures, sweep_id)
         wanted = {f"{names.TRIAL_TAG}{id_}": finished.get(id_, names.UNFINISHED) for id_ in training_ids}
         self._set_tags(run_id, {key: value for key, value in wanted.items() if present.get(key) != value})
 
@@ -183,7 +193,7 @@ class Tracker:
 
     @outage_as_error
     def finish(self, run_id: str, status: Ended, ended_ms: int | None = None) -> None:
-        """Ends a run. A trial that is FINISHED is so in every sweep that has it."""
+        """Ends a run. A trial that is FINISHED is so in every sweep that has it; one that was stopped, in its own."""
         self._client.set_terminated(run_id, status=status, end_time=ended_ms)
         self._logged.pop(run_id, None)
         self._ended.append(run_id)
@@ -191,6 +201,8 @@ class Tracker:
         if status == "FINISHED" and names.TRAINING_ID_TAG in tags:
             listed = f"tags.`{names.TRIAL_TAG}{tags[names.TRAINING_ID_TAG]}`"
             condition = f"{listed} != '{run_id}' and tags.`{names.MEASURES_TAG}` = '{tags[names.MEASURES_TAG]}'"
+            if names.STOPPED_AT_TAG in tags:
+                condition += f" and tags.`{names.SWEEP_ID_TAG}` = '{tags[names.SWEEP_ID_TAG]}'"
             for sweep in search_runs(self._client, sweep_experiments(self._client), condition):
                 self._client.set_tag(sweep.info.run_id, f"{names.TRIAL_TAG}{tags[names.TRAINING_ID_TAG]}", run_id)
 

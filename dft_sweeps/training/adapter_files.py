@@ -1,6 +1,7 @@
 """Adapters as files: a directory in peft's format that holds a LoRA policy's trained matrices alone, with its canary.
 
-An adapter is written beside its place and renamed into it, so a directory under its final name is always whole.
+An adapter is written beside its place and renamed into it once it is on the disk, so a directory under its final name
+is always whole.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from dft_sweeps.data.durable import put_in_place
 from dft_sweeps.evaluation.generator import Canary
 from dft_sweeps.training.checkpoint import CANARY_FILE
 from dft_sweeps.training.lora import adapted
@@ -52,7 +54,7 @@ def save_adapter(policy: Policy, base_digest: str, canary: Canary, directory: Pa
     canary.save(partial / CANARY_FILE)
     digest = adapter_digest(base_digest, partial)
     shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
+    put_in_place(partial, directory)
     return digest
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: a model directory that transformers and vLLM load, with the canary that proves an engine loaded it.
 
-A checkpoint is written beside its place and renamed into it, so a directory under its final name is always whole.
+A checkpoint is written beside its place and renamed into it once it is on the disk, so a directory under its final
+name is always whole.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dft_sweeps.data.durable import put_in_place
 from dft_sweeps.data.encode import Sample
 from dft_sweeps.data.packing import micro_batches
 from dft_sweeps.data.prompt_templates import CHAT, TEMPLATE_FILE, Prompts
@@ -73,5 +75,5 @@ def write_checkpoint(
     canary.save(partial / CANARY_FILE)
     digest = weights_digest(partial)
     shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
+    put_in_place(partial, directory)
     return digest

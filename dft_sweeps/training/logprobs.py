@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dft_sweeps.data.durable import put_in_place
 from dft_sweeps.data.encode import Sample
 from dft_sweeps.spec.models import ExecutionSpec
 from dft_sweeps.training.batch import split_batch
@@ -51,11 +52,11 @@ def all_logprobs(policy: Policy, data: Sequence[Sample], execution: ExecutionSpe
 
 
 def save_column(path: Path, column: Column) -> None:
-    """Writes a column to one `.npz` file, whole or not at all."""
+    """Writes a column to one `.npz` file, which is on the disk then, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez(partial, values=np.concatenate(column), lengths=np.array([len(piece) for piece in column]))
-    partial.replace(path)
+    put_in_place(partial, path)
 
 
 def load_column(path: Path) -> Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import subprocess
@@ -155,6 +156,25 @@ def test_what_cannot_be_reached_is_an_exit_code_of_its_own(
 
     monkeypatch.setattr("dft_sweeps.cli.list_.command.callback", ends)
     assert call("list") == (3, "", "unreachable: gone\n")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_so_is_a_storage_that_takes_no_more_writes(number: int, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends(**_: object) -> None:
+        raise OSError(number, os.strerror(number), "/a/file")
+
+    monkeypatch.setattr("dft_sweeps.cli.report.command.callback", ends)
+    told = f"unreachable: the storage fails: [Errno {number}] {os.strerror(number)}: '/a/file'\n"
+    assert call("report", "study") == (3, "", told)
+
+
+def test_another_error_of_a_file_is_a_defect(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends(**_: object) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr("dft_sweeps.cli.list_.command.callback", ends)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        call("list")
 
 
 def test_the_installed_command_ends_the_same_way(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from dft_sweeps.cli import list_, report, status, ui
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader
+from dft_sweeps.tracking.shared_view import view_state
 from dft_sweeps.tracking.writer import Tracker
 from tests.end_to_end.running import heed_interrupts
 from tests.report.synthetic_sweep import write_sweep
@@ -142,19 +143,26 @@ def test_ui_names_a_busy_port_and_a_free_one(storage: Path, taken: int) -> None:
         probe.bind(("127.0.0.1", other))
 
 
-def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = Reader(f"sqlite:///{storage}/mlflow.db")
-    monkeypatch.setattr("dft_sweeps.tracking.reader.Reader", lambda _: stored)
-    result = call(ui, storage, "quickstart", "--tracking-uri", "http://mlflow.example:8080/")
+@pytest.mark.parametrize("refusal", [None, "Permission denied"])
+def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch, refusal: str | None) -> None:
+    """Of the sweep's own choice of charts if the server takes it, or else of its trials in MLflow's."""
+    stored, server = Reader(f"sqlite:///{storage}/mlflow.db"), "http://mlflow.example:8080"
     sweep = stored.find_sweep("quickstart")
+    condition, kept = f"tags.`mlflow.parentRunId` = '{sweep.run_id}'", list[tuple[str, ...]]()
+    monkeypatch.setattr("dft_sweeps.tracking.reader.Reader", lambda _: stored)
+    monkeypatch.setattr("dft_sweeps.tracking.shared_view.keep_view", lambda *asked: kept.append(asked) or refusal)
+    result = call(ui, storage, "quickstart", "--tracking-uri", f"{server}/")
+    assert kept == [(f"{server}/", sweep.experiment_id, SWEEP, view_state(condition, stored.trials(sweep)))]
     page, _, asked = result.stdout.strip().partition("?")
-    assert page == f"http://mlflow.example:8080/#/experiments/{sweep.experiment_id}/runs"
-    assert parse_qs(asked) == {
-        "compareRunsMode": ["CHART"],
+    assert page == f"{server}/#/experiments/{sweep.experiment_id}/runs"
+    usual = {
         "orderByKey": ["metrics.`eval/average/accuracy`"],
         "orderByAsc": ["false"],
-        "searchFilter": [f"tags.`mlflow.parentRunId` = '{sweep.run_id}'"],
+        "searchFilter": [condition],
     }
+    own = {"viewStateShareKey": [SWEEP]}
+    assert parse_qs(asked) == {"compareRunsMode": ["CHART"]} | (usual if refusal else own)
+    assert ("Permission denied" in result.stderr) == bool(refusal)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

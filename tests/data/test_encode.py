@@ -13,6 +13,7 @@ from dft_sweeps.data.prompt_templates import Prompts
 from dft_sweeps.data.sources import Demonstration, load_demonstrations
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import DataSpec
+from tests.data.durably import require_durable
 
 BASE_MODEL = Path(__file__).parents[2] / "dft_sweeps" / "data" / "base_model"
 ROWS = [Demonstration("Add: " + "7" * i, "1" * (2 * i)) for i in range(40)]
@@ -132,6 +133,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         found = EncodedData.load(path)
         assert (list(found), found.overlong) == (list(saved), saved.overlong)
         assert [file.name for file in path.parent.iterdir()] == ["data.npz"]
+    require_durable(EncodedData.of(samples).save, tmp_path / "data.npz")
 
 
 def test_the_real_training_problems_have_no_unknown_token(

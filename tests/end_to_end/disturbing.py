@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ import psutil
 from mlflow import MlflowClient
 
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.running import SPEC, Finished, marked, run
+from tests.end_to_end.running import SPEC, Find, Finished, nothing, of_kind, run, standing_still, trainers
 from tests.orchestration.real_trials import TIMES_AND_MEMORY
 
 DRAWS = range(int(os.environ.get("DFT_SWEEPS_FAULT_DRAWS", "1")))
@@ -27,6 +25,8 @@ CHECKPOINTS = 6
 """That the two trials write, the base model's aside."""
 GENERATIONS = CHECKPOINTS + 1
 """Sets of weights."""
+ANSWERED_S = 2.0
+"""After which whoever had an answer of an engine already has made use of it."""
 Points = dict[tuple[str, str], list[tuple[int, float]]]
 
 
@@ -36,9 +36,9 @@ def dice(fault: str, draw: int) -> random.Random:
     return random.Random(f"{SEED}/{fault}/{draw}")
 
 
-def sweep(storage: Path, *more: str, strike: Strike | None = None, **options: object) -> Finished:
+def sweep(storage: Path, *more: str, strike: Fault | None = None, **options: object) -> Finished:
     """The command on this storage, disturbed if there is a strike."""
-    disturbance = {"when": strike.due, "do": strike.strike} if strike else {}
+    disturbance = {"when": strike.due, "do": strike.strike, "still": strike.still} if strike else {}
     finished = run("run", str(SPEC), *LONGER, "--storage", str(storage), *more, **disturbance, **options)
     if strike:
         assert strike.at, f"the fault never struck:\n{finished.text}"
@@ -46,61 +46,94 @@ def sweep(storage: Path, *more: str, strike: Strike | None = None, **options: ob
 
 
 @dataclass
-class Strike:
-    """Does `do` to the run, whose pid and mark it takes, `delay_s` or more after `when` has come to hold, while it
-    does."""
+class Fault:
+    at: float = field(default=0.0, init=False)
+    """When it struck, on the monotonic clock."""
+    still: Find = field(default=trainers, kw_only=True)
+    """What stands still meanwhile, so that the time is still right."""
+
+    def due(self) -> bool:
+        """Whether it is time to strike."""
+        raise NotImplementedError
+
+    def strike(self, pid: int, mark: str) -> None:
+        """Strikes the run of this pid and mark."""
+        raise NotImplementedError
+
+    def recovered_s(self, finished: Finished, told: str, sign: str) -> float:
+        """From the strike to the first line with `sign` after the one that tells of it, whose groups are put in."""
+        at, found = finished.first(told, self.at)
+        return finished.first(sign.format(*found.groups()), at)[0] - self.at
+
+
+@dataclass
+class Strike(Fault):
+    """Does `do` to the run while `when` holds."""
 
     when: Callable[[], bool]
     do: Callable[[int, str], object]
-    delay_s: float = 0.0
-    at: float = 0.0
-    """Seconds from the command's start."""
 
     def due(self) -> bool:
         return self.when()
 
     def strike(self, pid: int, mark: str) -> None:
-        if self.delay_s:
-            time.sleep(self.delay_s)
-            while not self.when():
-                time.sleep(0.002)
-        self.at = time.time() - psutil.Process(pid).create_time()
+        self.at = time.monotonic()
         self.do(pid, mark)
-
-    def recovered_s(self, finished: Finished, told: str, sign: str) -> float:
-        """From the strike to the first line with `sign` after the one that tells of it."""
-        stamped = [(int(found[1]), line) for line in finished.lines if (found := re.match(r"\[ *(\d+) s\]", line))]
-        since = next(n for n, (at, line) in enumerate(stamped) if at >= self.at - 2 and re.search(told, line))
-        return next(at for at, line in stamped[since:] if re.search(sign, line)) - self.at
 
 
 def kill_a(kind: str) -> Callable[[int, str], None]:
-    """kill -9 of the run's process with this in its title; waits until there is one."""
+    """kill -9 of the run's process with this in its title."""
 
     def kill(pid: int, mark: str) -> None:
-        while psutil.pid_exists(pid):
-            for process in marked(mark):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if kind in " ".join(process.cmdline()):
-                        return process.kill()
+        of_kind(mark, kind)[0].kill()
 
     return kill
 
 
 @dataclass
-class Generating:
-    """Holds while the run's engine works (weights' lock is held), from the `count`-th set of weights on."""
+class AtWork(Fault):
+    """kill -9 of the `victim` once the run's engine has computed for `work_s` (CPU seconds) for one set of weights, the
+    `count`-th or a later one, and while the run waits for it: it stands still while that is looked at."""
 
     storage: Path
     count: int
-    seen: set[str] = field(default_factory=set)
+    work_s: float
+    victim: str
+    still: Find = field(default=nothing, kw_only=True)
 
-    def __call__(self) -> bool:
+    def due(self) -> bool:
+        return bool(self._weights())
+
+    def strike(self, pid: int, mark: str) -> None:
+        [engine] = of_kind(mark, "ray::EngineActor")
+        weights, before = "", 0.0
+        while psutil.pid_exists(pid):
+            if weights != (now := self._weights()):
+                weights, before = now, _cpu_s(engine)
+            if weights and _cpu_s(engine) - before >= self.work_s:
+                with standing_still([engine]):
+                    time.sleep(ANSWERED_S)
+                    if self._weights() == weights:
+                        self.at = time.monotonic()
+                        return kill_a(self.victim)(pid, mark)
+            time.sleep(0.002)
+
+    def _weights(self) -> str:
+        """The file that the run locks while these are generated with."""
         held = {line.split()[-3].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines()}
-        locks = self.storage.glob(f"locks/{'[0-9a-f]' * 64}.lock")
-        now = {lock.name for lock in locks if str(lock.stat().st_ino) in held}
-        self.seen |= now
-        return bool(now) and len(self.seen) >= self.count
+        locks = [*self.storage.glob(f"locks/{'[0-9a-f]' * 64}.lock")]
+        now = [lock.name for lock in locks if str(lock.stat().st_ino) in held]
+        return now[0] if now and len(locks) >= self.count else ""
+
+
+def taken_up(again: Finished) -> str:
+    """How long the next command took to go on, in words."""
+    return f"the same command is at work after {again.seconds_to(r's] (train|evaluate) '):.1f} s"
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def points(uri: str) -> Points:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 SPEC = Path(__file__).parent / "sweep.yaml"
 MARK = "DFT_SWEEPS_TEST_RUN"
+SETTLE_S = 0.1
+"""A stopped process ends the call to the kernel that it is in first."""
+ENDING_S, NOTICING_S = 20.0, 180.0
+"""How long processes may take to end that were told to, and those that nobody tells."""
+PATIENCE_S = 800.0
+"""For a command, which on a machine that does much else takes many times its minute."""
+Find = Callable[[str], list[psutil.Process]]
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,24 @@ class Finished:
     lines: list[str]
     left: list[str]
     """Command lines of processes of the run that outlived it."""
+    started: float
+    """When the command started, and each line came, on this process' monotonic clock: its own starts after imports."""
+    times: list[float]
 
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
+
+    def first(self, sign: str, since: float = 0.0) -> tuple[float, re.Match[str]]:
+        """When the first line came, at `since` or after, in which this is found, and where in it."""
+        for at, line in zip(self.times, self.lines, strict=True):
+            if at >= since and (found := re.search(sign, line)):
+                return at, found
+        raise AssertionError(f"no {sign!r} {since - self.started:.1f} s or more after the start:\n{self.text}")
+
+    def seconds_to(self, sign: str) -> float:
+        """From the command's start."""
+        return self.first(sign)[0] - self.started
 
 
 def heed_interrupts() -> None:
@@ -46,11 +69,24 @@ def kill_hard(pid: int, mark: str) -> None:
     os.killpg(pid, signal.SIGKILL)
 
 
+def of_kind(mark: str, kind: str) -> list[psutil.Process]:
+    """A run's processes with this in their titles."""
+    return [process for process in marked(mark) if kind in title(process)]
+
+
+def trainers(mark: str) -> list[psutil.Process]:
+    """The processes in which a run's trials train."""
+    return of_kind(mark, "RayTrainWorker")
+
+
+def nothing(mark: str) -> list[psutil.Process]:
+    return []
+
+
 def kill_train_worker(pid: int, mark: str) -> None:
     """kill -9 of the process in which a trial trains."""
-    for process in marked(mark):
-        if "RayTrainWorker" in " ".join(process.cmdline()):
-            process.kill()
+    for process in trainers(mark):
+        process.kill()
 
 
 def run(
@@ -58,12 +94,14 @@ def run(
     at_line: str | None = None,
     when: Callable[[], bool] | None = None,
     do: Callable[[int, str], None] = interrupt,
+    still: Find = trainers,
     environment: dict[str, str] | None = None,
-    timeout_s: float = 400,
+    timeout_s: float = PATIENCE_S,
 ) -> Finished:
-    """`dft-sweeps` with these arguments; at the first line that holds `at_line`, or once `when` holds, calls `do` with
-    its pid and mark."""
+    """`dft-sweeps` with these arguments; at the first line that holds `at_line`, or while `when` holds, calls `do` with
+    its pid and mark. What `still` finds by the mark stands still then, so that `when` still holds."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    started = time.monotonic()
     own = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "dft_sweeps.cli.main", *arguments],
@@ -77,35 +115,73 @@ def run(
     watchdog = threading.Timer(timeout_s, process.kill)
     watchdog.start()
     if when is not None:
-        threading.Thread(target=_wait_and_do, args=(when, do, process, mark), daemon=True).start()
-    lines = []
+        arguments = when, partial(do, process.pid, mark), partial(still, mark), lambda: process.poll() is not None
+        threading.Thread(target=do_while, args=arguments, daemon=True).start()
+    lines: list[str] = []
+    times: list[float] = []
     done = at_line is None
     assert process.stdout is not None
     for line in process.stdout:
+        times.append(time.monotonic())
         lines.append(line.rstrip("\n"))
         if not done and at_line in line:
             done = True
             do(process.pid, mark)
     code = process.wait()
     watchdog.cancel()
-    return Finished(code, lines, [" ".join(left.cmdline())[:120] for left in _survivors(mark, code)])
+    return Finished(code, lines, _survivors(mark, code), started, times)
 
 
-def _wait_and_do(
-    when: Callable[[], bool], do: Callable[[int, str], None], process: subprocess.Popen[str], mark: str
-) -> None:
-    while process.poll() is None:
+def do_while(
+    when: Callable[[], bool],
+    do: Callable[[], object],
+    still: Callable[[], list[psutil.Process]],
+    over: Callable[[], bool],
+) -> bool:
+    """Calls `do` while `when` holds: what `still` finds stands still from then on until it was done. False if it is
+    `over` before."""
+    stopped: list[psutil.Process] = []
+    looked = 0.0
+    while not over():
         if when():
-            return do(process.pid, mark)
+            with standing_still(stopped):
+                time.sleep(SETTLE_S if stopped else 0)
+                if when():
+                    do()
+                    return True
+        elif not any(one.is_running() for one in stopped) and time.monotonic() > looked + 1.0:
+            stopped, looked = still(), time.monotonic()  # not when it is time: to look takes a while
         time.sleep(0.002)
+    return False
 
 
-def _survivors(mark: str, code: int) -> list[psutil.Process]:
-    """Processes that outlived the command; after a kill -9 those that are left when the others have noticed."""
-    deadline = time.monotonic() + (60 if code == -signal.SIGKILL else 0)
-    while (left := marked(mark)) and time.monotonic() < deadline:
+@contextlib.contextmanager
+def standing_still(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Stops processes for the block, those aside that have ended or end in it."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def _survivors(mark: str, code: int) -> list[str]:
+    """Command lines of processes that outlived the command, those aside that are about to end."""
+    deadline = time.monotonic() + (NOTICING_S if code == -signal.SIGKILL else ENDING_S)
+    while (left := of_kind(mark, "")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return left
+    return [title(process)[:120] for process in left]
+
+
+def title(process: psutil.Process) -> str:
+    """Empty for a process that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def marked(mark: str) -> list[psutil.Process]:

@@ -17,15 +17,17 @@ from typing import Any
 
 import pytest
 
-from dft_sweeps.tracking.reader import Reader
+from dft_sweeps.tracking.reader import Reader, TrialRow
 from dft_sweeps.tracking.writer import Tracker
 from tests.end_to_end.running import heed_interrupts
 from tests.report.synthetic_sweep import trials, write_sweep
 
 HEADLINE = "eval/average/accuracy"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--remote-debugging-port=0"]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1800,1300", "--remote-debugging-port=0"]
 """Without a sandbox, since tests run as root in containers; the one page opened is the test's own."""
 SEARCH = "document.querySelector('input[placeholder=\"Search metric charts\"]')"
+ASSISTANT = """document.querySelector('[data-component-id="mlflow.assistant.chat_panel.close"]')"""
+"""Closes the panel that MLflow opens on somebody's first visit."""
 DOTS = "document.querySelectorAll('.js-plotly-plot .scatterlayer .point').length"
 CHARTS = """[...document.querySelectorAll('.js-plotly-plot')].map(chart => ({
   axis: chart.layout.xaxis.title.text,
@@ -54,7 +56,7 @@ class Page:
     def value(self, expression: str) -> Any:
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 30) -> Any:
+    def until(self, expression: str, seconds: float = 90) -> Any:
         end = time.monotonic() + seconds
         while not (found := self.value(expression)):
             assert time.monotonic() < end, f"never held: {expression}; the page says:\n{self.text()}"
@@ -123,22 +125,49 @@ def served(sweep: str, storage: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sweep", ["quickstart", "again"])
-def test_the_printed_address_draws_the_curves_in_mlflow(sweep: str, storage: Path, page: Page, tmp_path: Path) -> None:
+def test_trials_of_another_experiment_are_drawn_among_mlflows_charts(storage: Path, page: Page, tmp_path: Path) -> None:
     reader = Reader(f"sqlite:///{storage}/mlflow.db")
-    rows = reader.trials(reader.find_sweep(sweep))
-    with served(sweep, storage) as address:
+    rows = reader.trials(reader.find_sweep("again"))
+    with served("again", storage) as address:
         page.call("Page.navigate", url=address)
         page.until(f"{SEARCH} !== null")
         page.value(f"{SEARCH}.focus()")
         page.call("Input.insertText", text=HEADLINE)
-        page.until(f"{SEARCH}.value === '{HEADLINE}' && {DOTS} > 0")
-        (chart,) = page.value(CHARTS)
+        page.until(f"{SEARCH}.value === '{HEADLINE}' && {DOTS} >= 6 * 7")
+        (chart,) = [chart for chart in page.value(CHARTS) if chart["axis"] == "Step"]
         text = page.text()
         page.screenshot(tmp_path / "page.png")
     assert [row.name for row in rows if row.name not in text] == []
     assert HEADLINE in text
-    stored = {row.name: [list(point) for point in reader.curve(row.run_id or "", HEADLINE)] for row in rows}
-    assert len(stored) == 6 and {len(points) for points in stored.values()} == {7}
-    assert dict(chart["curves"]) == stored
-    assert (chart["axis"], chart["dots"]) == ("Step", 6 * 7)
+    assert len(rows) == 6
+    assert dict(chart["curves"]) == stored_curves(reader, rows, HEADLINE)
+    assert chart["dots"] == 6 * 7
+
+
+def stored_curves(reader: Reader, rows: list[TrialRow], key: str) -> dict[str, list[list[float]]]:
+    """By trial, of seven points each."""
+    curves = {row.name: [list(point) for point in reader.curve(row.run_id or "", key)] for row in rows}
+    assert {len(points) for points in curves.values()} == {7}
+    return curves
+
+
+@pytest.mark.slow
+def test_one_page_has_accuracy_by_step_and_by_what_is_swept(storage: Path, page: Page, tmp_path: Path) -> None:
+    reader = Reader(f"sqlite:///{storage}/mlflow.db")
+    rows = reader.trials(reader.find_sweep("quickstart"))
+    with served("quickstart", storage) as address:
+        page.call("Page.navigate", url=address)
+        page.until(f"{ASSISTANT} !== null")
+        page.value(f"{ASSISTANT}.click()")
+        page.until(f"{DOTS} >= 3 * 6 * 7 + 6")
+        charts, text = page.value(CHARTS), page.text()
+        page.screenshot(tmp_path / "page.png")
+    assert [row.name for row in rows if row.name not in text] == []
+    by_step = [dict(chart["curves"]) for chart in charts if chart["axis"] == "Step"]
+    keys = [f"eval/{name}/accuracy" for name in ("average", "arithmetic_2", "arithmetic_3")]
+    assert by_step[:3] == [stored_curves(reader, rows, key) for key in keys]
+    (by_rate,) = [chart for chart in charts if chart["axis"] == "train.learning_rate"]
+    last = sorted([float(row.params["train.learning_rate"]), row.metrics[HEADLINE]] for row in rows)
+    assert sorted([float(rate), value] for _, points in by_rate["curves"] for rate, value in points) == last
+    assert by_rate["dots"] == 6
+    assert "Parallel Coordinates" in text

@@ -21,7 +21,7 @@ from tests.end_to_end.disturbing import (
     CHECKPOINTS,
     DRAWS,
     GENERATIONS,
-    Generating,
+    AtWork,
     Points,
     Strike,
     database,
@@ -30,12 +30,15 @@ from tests.end_to_end.disturbing import (
     require_whole,
     running,
     sweep,
+    taken_up,
 )
-from tests.end_to_end.running import kill_hard
+from tests.end_to_end.running import kill_hard, kill_train_worker
 from tests.orchestration.real_trials import saved_step
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-ATTEMPT_FAILED = r"step \d+: attempt 1 failed"
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2700)]
+ATTEMPT_FAILED, EVALUATED = r"step (\d+): attempt 1 failed", r"step {} .*\(swap"
+WORK_S = (0.05, 0.2)
+"""Of an engine for a set of weights (CPU seconds): more than a lease takes, less than a swap and a generation."""
 draws = pytest.mark.parametrize("draw", DRAWS)
 
 
@@ -58,24 +61,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @draws
 def test_an_engine_killed_while_it_generates_is_replaced(whole: Whole, tmp_path: Path, draw: int) -> None:
     rng = dice("engine killed", draw)
-    count, delay = rng.randint(1, GENERATIONS - 1), rng.uniform(0, 1)
-    strike = Strike(Generating(tmp_path, count), kill_a("ray::EngineActor"), delay)
+    count, work_s = rng.randint(1, GENERATIONS - 2), rng.uniform(*WORK_S)
+    strike = AtWork(tmp_path, count, work_s, "ray::EngineActor")
     finished = sweep(tmp_path, strike=strike)
     require_whole(finished, database(tmp_path), whole.points)
-    recovered_s = strike.recovered_s(finished, ATTEMPT_FAILED, r"\(swap")
-    print(f"generation {count} + {delay:.1f} s: evaluates again after {recovered_s:.0f} s")
+    recovered_s = strike.recovered_s(finished, ATTEMPT_FAILED, EVALUATED)
+    print(f"generation {count} + {work_s:.2f} s of work: evaluates again after {recovered_s:.1f} s")
 
 
 @pytest.mark.faults
 @draws
 def test_a_replica_that_is_killed_is_replaced(whole: Whole, tmp_path: Path, draw: int) -> None:
     rng = dice("replica killed", draw)
-    count, delay = rng.randint(1, GENERATIONS - 1), rng.uniform(0, 1)
-    strike = Strike(Generating(tmp_path, count), kill_a("ray::ServeReplica"), delay)
+    count, work_s = rng.randint(1, GENERATIONS - 2), rng.uniform(*WORK_S)
+    strike = AtWork(tmp_path, count, work_s, "ray::ServeReplica")
     finished = sweep(tmp_path, strike=strike)
     require_whole(finished, database(tmp_path), whole.points)
-    recovered_s = strike.recovered_s(finished, ATTEMPT_FAILED, r"\(swap")
-    print(f"generation {count} + {delay:.1f} s: evaluates again after {recovered_s:.0f} s")
+    recovered_s = strike.recovered_s(finished, ATTEMPT_FAILED, EVALUATED)
+    print(f"generation {count} + {work_s:.2f} s of work: evaluates again after {recovered_s:.1f} s")
 
 
 @pytest.mark.faults
@@ -86,7 +89,7 @@ def test_a_trial_whose_driver_is_killed_goes_on(whole: Whole, tmp_path: Path, dr
     finished = sweep(tmp_path, strike=strike)
     require_whole(finished, database(tmp_path), whole.points)
     recovered_s = strike.recovered_s(finished, "interrupted: ", "resumed at step")
-    print(f"step {step}: goes on after {recovered_s:.0f} s")
+    print(f"step {step}: goes on after {recovered_s:.1f} s")
 
 
 @pytest.mark.faults
@@ -99,17 +102,19 @@ def test_a_sweep_whose_mailbox_is_killed_ends_and_is_taken_up(whole: Whole, tmp_
     assert "the same command takes the sweep up" in ended.lines[-1]
     assert "Traceback" not in ended.text
     assert (ended.left, running(database(tmp_path))) == ([], [])
-    require_whole(sweep(tmp_path), database(tmp_path), whole.points)
+    again = sweep(tmp_path)
+    require_whole(again, database(tmp_path), whole.points)
+    print(f"step {step}: {taken_up(again)}")
 
 
 @draws
 def test_a_checkpoint_half_written_is_written_again(whole: Whole, tmp_path: Path, draw: int) -> None:
-    count = dice("checkpoint half written", draw).randint(1, CHECKPOINTS)
+    count = dice("checkpoint half written", draw).randint(1, CHECKPOINTS - 1)
     halves: list[Path] = []
 
     def writing() -> bool:
         halves[:] = tmp_path.glob("trials/*/.step-*.partial")
-        return bool(halves) and len(list(tmp_path.glob("trials/*/step-*"))) == count - 1
+        return bool(halves) and len(list(tmp_path.glob("trials/*/step-*"))) >= count - 1
 
     def kill(pid: int, mark: str) -> None:
         os.kill(int(halves[0].suffixes[-2][1:]), signal.SIGKILL)  # the worker, whose id is in the name
@@ -122,6 +127,7 @@ def test_a_checkpoint_half_written_is_written_again(whole: Whole, tmp_path: Path
     assert "resumed at step" in resumed.text
     require_whole(resumed, database(tmp_path), whole.points)
     assert not halves[0].exists()
+    print(f"checkpoint {count}: {taken_up(resumed)}")
 
 
 @pytest.mark.faults
@@ -129,13 +135,20 @@ def test_a_checkpoint_half_written_is_written_again(whole: Whole, tmp_path: Path
 def test_a_state_cut_off_is_told_and_not_taken_up(whole: Whole, tmp_path: Path, draw: int) -> None:
     rng = dice("state cut off", draw)
     step = rng.randint(1, 11)
-    killed = sweep(tmp_path, strike=Strike(lambda: saved_step(tmp_path) >= step, kill_hard))
+    killed = sweep(tmp_path, strike=Strike(lambda: saved_step(tmp_path) >= step, kill_all))
     assert (killed.code, killed.left) == (-9, [])
     [*_, state] = sorted(tmp_path.glob("trials/*/resume/step-*/rank-00000.safetensors"))
     os.truncate(state, rng.randrange(state.stat().st_size))
     resumed = sweep(tmp_path)
     assert f"starts from step 0 again: its state cannot be taken up: {state} is damaged" in resumed.text
     require_whole(resumed, database(tmp_path), whole.points)
+    print(f"step {step}: {taken_up(resumed)}")
+
+
+def kill_all(pid: int, mark: str) -> None:
+    """The worker first, which would train on for a moment."""
+    kill_train_worker(pid, mark)
+    kill_hard(pid, mark)
 
 
 # --- what lies on the storage is changed between two commands ---------------------------------------------------------
@@ -197,17 +210,14 @@ def test_a_poisoned_file_is_named_and_never_used(
         shutil.rmtree(storage / removed)
     uri = f"sqlite:///{tmp_path / 'other.db'}"
     finished = sweep(storage, "--tracking-uri", uri)
-    if name == "weights":
-        step = int(file.parent.name.removeprefix("step-"))
-        assert f"its checkpoints of the steps {step} are missing or damaged" in finished.text
-    else:
-        assert str(file) in finished.text
+    assert str(file) in finished.text
     if finished.code:
         assert (finished.code, finished.left, running(uri)) == (1, [], []), finished.text
         assert "Traceback" not in finished.text
         file.unlink() if name == "data" else shutil.rmtree(file.parent)  # as it says
         finished = sweep(storage, "--tracking-uri", uri)
     require_whole(finished, uri, whole.points)
+    print(f"{file.name}: {taken_up(finished)}")
 
 
 # --- the storage itself -----------------------------------------------------------------------------------------------
@@ -244,7 +254,9 @@ def test_a_full_storage_ends_the_sweep_and_space_is_all_it_needs(
     assert "Traceback" not in ended.text
     assert ended.left == []
     mounted("-o", "remount,size=4g")
-    require_whole(sweep(storage), database(storage), whole.points)
+    again = sweep(storage)
+    require_whole(again, database(storage), whole.points)
+    print(f"{size} of {needed} bytes: {taken_up(again)}")
 
 
 @pytest.mark.faults
@@ -277,4 +289,6 @@ def test_a_storage_that_becomes_read_only_ends_the_sweep(
     subprocess.run(["umount", storage], check=True)
     subprocess.run(["fsck.ext4", "-p", image], check=False, capture_output=True)
     mounted("-o", "loop", str(image))
-    require_whole(sweep(storage), database(storage), whole.points)
+    again = sweep(storage)
+    require_whole(again, database(storage), whole.points)
+    print(f"step {step}: {taken_up(again)}")

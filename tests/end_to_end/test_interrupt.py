@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import pytest
 
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.conftest import FinishedSweep
-from tests.end_to_end.running import SPEC, kill_hard, kill_train_worker, run
+from tests.end_to_end.disturbing import DRAWS, database, dice, taken_up
+from tests.end_to_end.running import SPEC, kill_hard, kill_train_worker, nothing, run
 from tests.orchestration.real_trials import TIMES_AND_MEMORY, saved_step
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2700)]
 LONGER = ("--set", "trial.train.steps=40", "--set", "trial.evaluation.every=20", "--set", "execution.save_every_s=0")
 
 
@@ -59,15 +59,23 @@ def test_ctrl_c_while_services_start_leaves_nothing(tmp_path: Path) -> None:
     assert interrupted.left == []
 
 
-def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(tmp_path: Path) -> None:
-    whole = run("run", str(SPEC), *LONGER, "--storage", str(tmp_path / "whole"))
-    assert whole.code == 0, whole.text
-    storage, step = tmp_path / "killed", random.randint(2, 20)  # workers train on until they notice, not to the end
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the longer sweep's curves are, which was not disturbed."""
+    storage = tmp_path_factory.mktemp("whole")
+    finished = run("run", str(SPEC), *LONGER, "--storage", str(storage))
+    assert finished.code == 0, finished.text
+    return database(storage)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(whole: str, tmp_path: Path, draw: int) -> None:
+    storage, step = tmp_path / "killed", dice("killed hard", draw).randint(2, 20)  # workers train on until they notice
     arguments = ("run", str(SPEC), *LONGER, "--storage", str(storage))
-    killed = run(*arguments, when=lambda: saved_step(storage) >= step, do=kill_hard)
+    killed = run(*arguments, when=lambda: saved_step(storage) >= step, do=kill_hard, still=nothing)
     assert killed.code == -9, killed.text
     assert killed.left == []
-    reader = Reader(f"sqlite:///{storage / 'mlflow.db'}")
+    reader = Reader(database(storage))
     assert [trial.status for trial in reader.trials(reader.find_sweep("end-to-end"))] == ["RUNNING", "RUNNING"]
     reached = saved_step(storage)
     assert reached >= step
@@ -79,7 +87,8 @@ def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(tmp_path: Pat
     assert (first.resumed_at, second.resumed_at) == (reached, None)
     assert {first.status, second.status} == {"FINISHED"}
     assert (first.mixed_provenance, second.mixed_provenance) == (None, None)
-    assert curves(f"sqlite:///{storage / 'mlflow.db'}") == curves(f"sqlite:///{tmp_path / 'whole' / 'mlflow.db'}")
+    assert curves(database(storage)) == curves(whole)
+    print(f"step {reached}: {taken_up(resumed)}")
 
 
 def test_a_killed_worker_fails_its_trial_alone_where_it_may_not_be_taken_up(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from dft_sweeps.spec.load import load_sweep
 from dft_sweeps.tracking.measurements import used_hours
 from dft_sweeps.tracking.reader import Reader, TrialRow
 from dft_sweeps.tracking.writer import Tracker
+from tests.end_to_end.running import do_while, title
 from tests.orchestration.scripted_pool import ScriptedPool
 
 SPEC = """\
@@ -55,6 +57,8 @@ class Swept:
     lines: list[str]
     swaps: list[str]
     """Directories whose weights the engine was given."""
+    times: list[float]
+    """When each line came, on the monotonic clock."""
 
     @property
     def text(self) -> str:
@@ -80,41 +84,56 @@ class Swept:
 
 @dataclass
 class Disturbance:
-    """Waits in a thread of its own until `when` holds for the storage, and then calls `do` once."""
+    """Waits in a thread of its own until `when` holds for the storage, and calls `do` once while training stands
+    still."""
 
     when: Callable[[Path], bool]
     do: Callable[[], object]
     done: threading.Event = field(default_factory=threading.Event)
+    at: float = 0.0
+    """On the monotonic clock."""
 
     def watch(self, storage: Path) -> None:
         threading.Thread(target=self._watch, args=(storage,), daemon=True).start()
 
     def _watch(self, storage: Path) -> None:
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            if self.when(storage):
-                self.do()
-                self.done.set()
-                return
-            time.sleep(0.002)
+        deadline = time.monotonic() + 1000
+        if do_while(
+            partial(self.when, storage), self._strike, partial(of_kind, "RayTrainWorker"),
+            lambda: time.monotonic() > deadline,
+        ):  # fmt: skip
+            self.done.set()
+
+    def _strike(self) -> None:
+        self.at = time.monotonic()
+        self.do()
+
+    def recovered_s(self, swept: Swept, sign: str) -> float:
+        """To the first line with `sign` after it."""
+        back = next(at for at, line in zip(swept.times, swept.lines, strict=True) if at > self.at and sign in line)
+        return back - self.at
 
 
 def saved_step(storage: Path) -> int:
     """The newest step from which a trial of this storage could go on; -1 for none."""
-    found = storage.glob("trials/*/resume/step-*")
-    return max((int(path.name.removeprefix("step-")) for path in found), default=-1)
+    with suppress(FileNotFoundError):  # a state is removed while this looks
+        found = storage.glob("trials/*/resume/step-*")
+        return max((int(path.name.removeprefix("step-")) for path in found), default=-1)
+    return -1
 
 
 def kill_a(kind: str) -> None:
     """kill -9 of a trial's RayTrainWorker, TrainController or ImplicitFunc (its driver)."""
-    for process in psutil.Process().children(recursive=True):
-        if kind in " ".join(process.cmdline()):
-            return process.kill()
-    raise AssertionError(f"no {kind} is there")
+    of_kind(kind)[0].kill()
+
+
+def of_kind(kind: str) -> list[psutil.Process]:
+    """Processes of the cluster that this process has started, with this in their titles."""
+    return [process for process in psutil.Process().children(recursive=True) if kind in title(process)]
 
 
 def sweep(storage: Path, *overrides: str, text: str = SPEC, concurrent: int = 1,
-          disturbance: Disturbance | None = None) -> Swept:  # fmt: skip
+          disturbance: Disturbance | None = None, pool: ScriptedPool | None = None) -> Swept:  # fmt: skip
     """Runs the sweep to its end on the cluster this process is connected to."""
     storage.mkdir(exist_ok=True)
     path = storage.parent / "real-trials.yaml"
@@ -124,7 +143,13 @@ def sweep(storage: Path, *overrides: str, text: str = SPEC, concurrent: int = 1,
     tracker = Tracker(uri, str(storage / "artifacts"))
     runs = TrialRuns(tracker, Reader(uri), prepared, used_hours(uri, prepared.sweep_id))
     lines: list[str] = []
-    pool = ScriptedPool()
+    times: list[float] = []
+
+    def say(topic: str, line: str) -> None:
+        times.append(time.monotonic())
+        lines.append(f"{topic}: {line}")
+
+    pool = pool or ScriptedPool()
     pool.gate.set()
     if disturbance:
         disturbance.watch(storage)
@@ -132,7 +157,7 @@ def sweep(storage: Path, *overrides: str, text: str = SPEC, concurrent: int = 1,
         prepared,
         runs,
         storage,
-        lambda topic, line: lines.append(f"{topic}: {line}"),
+        say,
         lambda: nullcontext((pool, concurrent)),
     )
-    return Swept(prepared, storage, outcome, lines, pool.swaps)
+    return Swept(prepared, storage, outcome, lines, pool.swaps, times)

@@ -6,7 +6,6 @@ Only the evaluation engine is not real. Whole sweeps with every service are in t
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dft_sweeps.training.order import batch_indices
+from tests.end_to_end.disturbing import DRAWS, dice
 from tests.orchestration.real_trials import Disturbance, Swept, kill_a, saved_step, sweep
 
 pytestmark = pytest.mark.ray
@@ -93,11 +93,12 @@ def test_a_killed_trial_goes_on_where_it_was_and_its_curves_are_those_of_the_who
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("process", ["RayTrainWorker", "TrainController", "ImplicitFunc"])
 def test_a_trial_one_of_whose_processes_is_killed_is_taken_up_at_once(
-    whole: Swept, tmp_path: Path, process: str
+    whole: Swept, tmp_path: Path, process: str, draw: int
 ) -> None:
-    step = random.randint(1, STEPS - 2)
+    step = dice(f"{process} killed", draw).randint(1, STEPS - 2)
     disturbance = Disturbance(lambda storage: saved_step(storage) >= step, lambda: kill_a(process))
     swept = sweep(tmp_path / "storage", disturbance=disturbance)
     assert disturbance.done.is_set()
@@ -106,6 +107,7 @@ def test_a_trial_one_of_whose_processes_is_killed_is_taken_up_at_once(
     assert (resumed := swept.trials[0].resumed_at) is not None and resumed >= step
     assert swept.trials[0].mixed_provenance is None
     assert swept.curves() == whole.curves()
+    print(f"step {step}: goes on after {disturbance.recovered_s(swept, 'resumed at step'):.1f} s")
 
 
 @pytest.mark.slow

@@ -122,15 +122,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "a checkpoint is missing": (
         lambda files: shutil.rmtree(files.checkpoint_directory(4)),
-        "its checkpoints of the steps 4 are missing or damaged",
+        "its checkpoints of the steps 4 are missing or damaged: <trial>/step-000004/model.safetensors",
     ),
     "a checkpoint has other weights": (
         lambda files: (files.checkpoint_directory(4) / "model.safetensors").write_bytes(b"\0" * 8),
-        "its checkpoints of the steps 4 are missing or damaged",
+        "its checkpoints of the steps 4 are missing or damaged: <trial>/step-000004/model.safetensors",
     ),
     "no checkpoint is listed": (
         lambda files: (files.directory / "checkpoints.json").unlink(),
-        "its checkpoints of the steps 0, 4 are missing or damaged",
+        "its checkpoints of the steps 0, 4 are missing or damaged: <trial>/step-000004/model.safetensors",
     ),
     "finished, but a row is lost": (
         lambda files: (rewrite(files, [row(step) for step in range(12)]), finish(files)),
@@ -138,7 +138,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "finished, but a checkpoint is missing": (
         lambda files: (files.finish(), shutil.rmtree(files.checkpoint_directory(8))),
-        "it was trained before, but its checkpoints of the steps 8, 12 are missing or damaged",
+        "it was trained before, but its checkpoints of the steps 8, 12 are missing or damaged: "
+        "<trial>/step-000008/model.safetensors, <trial>/step-000012/model.safetensors",
     ),
 }
 
@@ -173,7 +174,7 @@ def test_a_damaged_state_is_not_taken_up(name: str, files: TrialFiles, prepared:
 def test_what_does_not_fit_is_told(name: str, files: TrialFiles, prepared: PreparedSweep) -> None:
     change, note = CHANGES[name]
     change(files)
-    assert start(files, prepared) == Start(0, note)
+    assert start(files, prepared) == Start(0, note.replace("<trial>", str(files.directory)))
 
 
 def test_a_state_of_another_number_of_workers(files: TrialFiles, prepared: PreparedSweep) -> None:

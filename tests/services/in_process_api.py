@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.testclient import TestClient
@@ -37,6 +38,9 @@ class WrittenDown:
     def last(self, sweep_id: str) -> SweepJob | None:
         return next((job for job in reversed(self.known.values()) if job.sweep_id == sweep_id), None)
 
+    def start_waiting(self, at_once: int) -> None:
+        assert at_once
+
     def start(self, id_: str, directory: Path, name: str, trials: int) -> bool:
         sweep_id, attempt = id_.rsplit("-a", 1)
         self.known[id_] = SweepJob(id_, sweep_id, int(attempt), name, trials, "RUNNING")
@@ -58,15 +62,22 @@ class WrittenDown:
             yield line
 
 
+def two_cpus() -> ClusterFacts:
+    return ClusterFacts(2, 0)
+
+
 @contextmanager
-def running_api(storage: Path, jobs: object, **limits: object) -> Iterator[TestClient]:
+def running_api(storage: Path, jobs: object, **options: Any) -> Iterator[TestClient]:
     """A client with the token. What would be a 500 is an exception of the test."""
-    with TestClient(running_app(storage, jobs, **limits), headers=HEADERS) as client:
+    with TestClient(running_app(storage, jobs, **options), headers=HEADERS) as client:
         yield client
 
 
-def running_app(storage: Path, jobs: object, **limits: object) -> FastAPI:
+def running_app(
+    storage: Path, jobs: object, cluster: Callable[[], ClusterFacts] = two_cpus, **limits: object
+) -> FastAPI:
     write_tracking(storage, f"sqlite:///{storage}/mlflow.db")
+    limits = {"at_once": 1000} | limits
     allowed = Limits(paths=(str(storage),), forbidden=(str(storage / SECRET),), **limits)  # type: ignore[arg-type]
-    settings = ApiSettings(storage, digest_of(TOKEN), check_spec, trials_progress, allowed, ClusterFacts(2, 0))
+    settings = ApiSettings(storage, digest_of(TOKEN), check_spec, trials_progress, allowed, cluster)
     return create_app(settings, jobs)  # type: ignore[arg-type]

@@ -1,26 +1,36 @@
-"""`dft-sweeps serve` in a process of its own, over TLS, and its clients."""
+"""`dft-sweeps serve` in a process of its own, over TLS, its clients, and clusters that somebody else started."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dft_sweeps.cli.client import Server
 from dft_sweeps.orchestration.cluster import free_port
-from tests.end_to_end.running import MARK, heed_interrupts
+from tests.end_to_end.running import MARK, heed_interrupts, interrupt, marked
 
 COMMAND = [sys.executable, "-c", "from dft_sweeps.cli.main import main; main()"]
 UP = "Ctrl-C ends it."
+UNKILLED = {"RAY_memory_monitor_refresh_ms": "0"}
+"""Ray ends processes where anything, be it not its own, fills the machine's memory; not in a test of something else."""
+STAYING = {"ServeController", "ProxyActor", "ServeReplica:sweep-api:api", "JobSupervisor"}
+"""Actors that are the service's, or end a little after their job."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,98 @@ class Service:
             [*COMMAND, command, *arguments, *options], env=_environment(), capture_output=True, text=True, timeout=500
         )
 
+    def end(self) -> int:
+        """Ctrl-C; gives the exit code."""
+        interrupt(self.process.pid, self.mark)
+        return self.process.wait(200)
 
-def serve(storage: Path, *options: str) -> Service:
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster's head node."""
+
+    address: str
+    dashboard: str
+    mark: str
+    """Of every process that the cluster starts, but for those of a command that connects to it."""
+    environment: dict[str, str]
+
+
+@contextlib.contextmanager
+def ray_head(cpus: int) -> Iterator[Head]:
+    """A cluster on ports of its own, started as an operator does; ends by its own processes' ends."""
+    port, dashboard, agent = free_port(), free_port(), free_port()
+    mark = f"{os.getpid()}-head-{port}"
+    environment = {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+    } | UNKILLED
+    directory = tempfile.mkdtemp(prefix="dft-sweeps-ray-")
+    ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    with _ray_start(cpus, mark, environment, "--head", f"--temp-dir={directory}", *ports):
+        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", mark, environment)
+
+
+@contextlib.contextmanager
+def ray_node(head: Head, cpus: int) -> Iterator[None]:
+    """A further node of the cluster, on this machine too."""
+    agent = f"--dashboard-agent-listen-port={free_port()}"
+    with _ray_start(cpus, f"{head.mark}-node", head.environment, f"--address={head.address}", agent):
+        yield
+
+
+@contextlib.contextmanager
+def _ray_start(cpus: int, mark: str, environment: dict[str, str], *options: str) -> Iterator[None]:
+    where = ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--disable-usage-stats"]
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", "--block", *where, *options],
+        env=_environment() | environment | {MARK: mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    said = []
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if "--block" in line:
+                break
+        else:
+            raise RuntimeError("".join(said))
+        threading.Thread(target=said.extend, args=(process.stdout,), daemon=True).start()
+        yield
+    finally:
+        family = marked(mark)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        for left in psutil.wait_procs(family, timeout=10)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.send_signal(signal.SIGKILL)
+
+
+def left_on(head: Head) -> list[str]:
+    """Placement groups and actors of sweeps that the cluster has."""
+    from ray.util.state import list_actors, list_placement_groups
+
+    groups = list_placement_groups(address=head.dashboard, limit=1000)
+    actors = list_actors(address=head.dashboard, limit=1000)
+    left = [f"group {group.placement_group_id}: {group.state}" for group in groups if group.state != "REMOVED"]
+    return left + [actor.class_name for actor in actors if actor.state != "DEAD" and actor.class_name not in STAYING]
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 300) -> float:
+    """Gives the seconds that it took."""
+    begun = time.monotonic()
+    while not holds():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.1)
+    return time.monotonic() - begun
+
+
+def serve(storage: Path, *options: str, environment: dict[str, str] | None = None) -> Service:
     """Starts the service and waits until it is up. Raises RuntimeError with what it printed where it ends instead."""
     certificate, key = _certificate(storage)
     port, mlflow = free_port(), free_port()
@@ -53,7 +153,7 @@ def serve(storage: Path, *options: str) -> Service:
     tls = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
     process = subprocess.Popen(
         [*COMMAND, "serve", *own, *tls, *options],
-        env=_environment() | {MARK: mark, "PYTHONUNBUFFERED": "1"},
+        env=_environment() | (environment or {}) | {MARK: mark, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -70,7 +170,9 @@ def serve(storage: Path, *options: str) -> Service:
         raise RuntimeError("\n".join(lines))
     threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True).start()
     address = f"https://127.0.0.1:{port}"
-    return Service(process, lines, mark, address, f"http://127.0.0.1:{mlflow}", storage, certificate)
+    tracking = options[options.index("--tracking-uri") + 1] if "--tracking-uri" in options else ""
+    tracking = tracking or f"http://127.0.0.1:{mlflow}"
+    return Service(process, lines, mark, address, tracking, storage, certificate)
 
 
 def _environment() -> dict[str, str]:

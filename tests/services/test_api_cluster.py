@@ -12,7 +12,7 @@ import requests
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.running import SPEC, interrupt, marked
-from tests.services.served import Service, serve
+from tests.services.served import UNKILLED, Service, serve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 TEXT = SPEC.read_text()
@@ -21,11 +21,11 @@ LONG = ("trial.train.steps=400", "trial.evaluation.every=200", "execution.save_e
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = serve(tmp_path_factory.mktemp("served") / "storage")
+    service = serve(tmp_path_factory.mktemp("served") / "storage", environment=UNKILLED)
     yield service
     interrupt(service.process.pid, service.mark)
     assert service.process.wait(120) == 0, "\n".join(service.lines)
-    assert [process.cmdline() for process in marked(service.mark)] == []
+    wait_until(lambda: [process.cmdline() for process in marked(service.mark)] == [], 30)
     token = (service.storage / "service" / "token").read_text().strip()
     assert token not in "\n".join(service.lines)
 
@@ -113,9 +113,54 @@ def test_a_cancelled_sweep_leaves_nothing_and_is_taken_up(service: Service) -> N
     submitted = service.client().submit(TEXT, LONG)
     assert submitted["submission_id"] == f"{sweep_id}-a2"
     wait_until(lambda: any("resumed at step" in line for line in client.log(sweep_id)))
-    [job] = [process for process in marked(service.mark) if f"{sweep_id}-a2" in process.cmdline()[-1]]
+    [job] = [process for process in marked(service.mark) if process.cmdline()[-1].endswith(f"{sweep_id}-a2")]
     job.kill()
     wait_until(lambda: reader.find_sweep(sweep_id).status == "KILLED", 90)
     wait_until(lambda: not processes(service, "EngineActor"), 60)
     assert {trial.status for trial in reader.trials(reader.find_sweep(sweep_id))} <= {"KILLED", "WAITING"}
     assert client.status(sweep_id)["sweep"]["job"]["status"] == "FAILED"
+
+
+def test_fifty_clients_submit_fifty_sweeps_that_run_one_after_the_other(service: Service) -> None:
+    short = ("trial.train.steps=2", "trial.evaluation.every=2", "trial.evaluation.benchmarks=[arithmetic_1]")
+    waits: list[float] = []
+
+    def one(number: int) -> tuple[str, bool]:
+        client = service.client()
+        submitted = client.submit(TEXT, (*short, f"name=client-{number}", f"trial.train.seed={number}"))
+        for _ in range(3):
+            begun = time.monotonic()
+            found = client.status(submitted["sweep_id"])["sweep"]
+            waits.append(time.monotonic() - begun)
+            assert (found["name"], found["job"]["submission_id"]) == (f"client-{number}", submitted["submission_id"])
+        return submitted["submission_id"], submitted["created"]
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(50) as clients:
+        first = list(clients.map(one, range(50)))
+        submitted_s, slowest = time.monotonic() - started, sorted(waits)[-3:]
+        again = list(clients.map(one, range(50)))
+    print(f"50 sweeps submitted and polled in {submitted_s:.1f} s; a status came within {slowest[0]:.1f} s (2% later)")
+    ids = [id_ for id_, _ in first]
+    assert len(set(ids)) == 50 and {created for _, created in first} == {True}
+    assert again == [(id_, False) for id_ in ids]
+
+    def states() -> dict[str, str]:
+        rows = [row for row in service.client().sweeps() if row["name"].startswith("client-")]
+        return {row["sweep_id"]: row["job"]["status"] for row in rows}
+
+    wait_until(lambda: "RUNNING" in states().values(), 60)
+    found = states()
+    assert found.keys() == {id_.removesuffix("-a1") for id_ in ids}
+    assert set(found.values()) <= {"SUCCEEDED", "RUNNING", "PENDING"}
+    [turn] = [sweep_id for sweep_id, status in found.items() if status == "RUNNING"]
+    left = [sweep_id for sweep_id, status in found.items() if status == "PENDING"]
+    started = time.monotonic()
+    with ThreadPoolExecutor(50) as clients:
+        cancelled = list(clients.map(lambda sweep_id: service.client().cancel(sweep_id)["status"], left))
+    print(f"{len(left)} that waited were cancelled in {time.monotonic() - started:.1f} s")
+    assert set(cancelled) == {"STOPPED"}
+    followed = service.call("logs", turn, "--follow")
+    assert followed.returncode == 0 and "2 trials finished, 0 reused, 0 failed" in followed.stdout, followed.stdout
+    assert set(states().values()) == {"SUCCEEDED"}  # who never began is not listed, but known
+    assert {service.client().status(sweep_id)["sweep"]["status"] for sweep_id in left} == {"STOPPED"}

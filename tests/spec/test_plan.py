@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dft_sweeps.spec.costs import Measurement, engine_shape, known_costs, training_shape
 from dft_sweeps.spec.load import Sweep, load_sweep
 from dft_sweeps.spec.models import CostSpec, ExecutionSpec, PoolSpec
-from dft_sweeps.spec.plan import ClusterFacts, Plan, TrialFacts, make_plan, placement
+from dft_sweeps.spec.plan import ClusterFacts, Plan, Rest, TrialFacts, make_plan, placement
 from tests.spec.example import edited, write
 
 
@@ -326,3 +326,20 @@ def test_steps_to_evaluate(
 ) -> None:
     evaluation = sweep.trials[0].spec.evaluation.model_copy(update={"every": every, "steps": steps})
     assert evaluation.due(last) == due
+
+
+def test_what_is_to_be_proposed_costs_as_much_as_what_is_known_and_comes_after_it(sweep: Sweep) -> None:
+    costs = known_costs({t.name: t.spec for t in sweep.trials}, (), DECLARED, sweep.spec.execution, sweep.spec.pool)
+    given = (sweep.spec.execution, sweep.spec.pool, ClusterFacts(4, 0), costs)
+    known = make_plan(sweep.trials, facts_of(sweep), frozenset(), *given)
+    more = make_plan(sweep.trials, facts_of(sweep), frozenset(), *given, Rest(16, 8))
+    assert (more.total.trials, more.to_propose, len(more.cells)) == (24, 16, 8)
+    assert more.total.tokens == 3 * known.total.tokens
+    assert more.total.completions - more.base_completions == 3 * (known.total.completions - known.base_completions)
+    assert known.total.seconds and more.total.seconds
+    rounds = 3 * (known.total.seconds - costs.start_s) - 2 * costs.workers_start_s
+    assert more.total.seconds == pytest.approx(costs.start_s + rounds, rel=0.1)  # but for the base model's evaluation
+    done = make_plan(
+        sweep.trials, facts_of(sweep), frozenset(cell.training_id for cell in known.cells), *given, Rest(16, 8)
+    )
+    assert (done.total.trials, done.total.tokens) == (16, 2 * known.total.tokens)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dft_sweeps.spec.errors import SpecError
-from dft_sweeps.spec.load import load_sweep
-from dft_sweeps.spec.reruns import Rerun, of_figure, rerun
+from dft_sweeps.spec.load import Sweep, load_sweep
+from dft_sweeps.spec.reruns import of_figure, rerun, wanted
 from tests.spec.example import SPEC, edited
 
 POWERS = edited("train.objective.kind: [sft, dft]", "train.objective: [{kind: sft}, {kind: power, alpha: 0.5}]")
@@ -20,7 +20,7 @@ def stored(directory: Path, text: str = SPEC) -> str:
 
 
 def asked(directory: Path, *cells: str, text: str = SPEC) -> set[str]:
-    return set(rerun(stored(directory, text), "stored", cells=cells).names)
+    return set(wanted(rerun(stored(directory, text), "stored"), cells))
 
 
 def refusal(directory: Path, *cells: str, text: str = SPEC) -> str:
@@ -29,8 +29,8 @@ def refusal(directory: Path, *cells: str, text: str = SPEC) -> str:
     return str(caught.value)
 
 
-def contents(found: Rerun) -> list[dict]:
-    return [trial.spec.model_dump() for trial in found.sweep.trials]
+def contents(found: Sweep) -> list[dict]:
+    return [trial.spec.model_dump() for trial in found.trials]
 
 
 def test_a_stored_sweep_is_the_sweep_that_was_stored(tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_a_stored_sweep_is_the_sweep_that_was_stored(tmp_path: Path) -> None:
     found = rerun(text, "stored")
     before = load_sweep(tmp_path / "study.yaml")
     assert contents(found) == [trial.spec.model_dump() for trial in before.trials]
-    assert found.names == {trial.name for trial in before.trials}
-    assert found.sweep.resolved_yaml() == text
+    assert wanted(found) == {trial.name for trial in before.trials}
+    assert found.resolved_yaml() == text
 
 
 def test_a_mistake_in_an_override_names_it_and_one_in_the_spec_its_line(tmp_path: Path) -> None:
@@ -89,27 +89,28 @@ def test_what_is_in_no_cell_is_refused_with_what_there_is(tmp_path: Path) -> Non
 
 def test_failed_trials_are_narrowed_by_cells(tmp_path: Path) -> None:
     text = stored(tmp_path)
-    names = sorted(rerun(text, "stored").names)
-    assert rerun(text, "stored", failed=names[:3]).names == set(names[:3])
-    of_sft = rerun(text, "stored", cells=["train.objective.kind=sft"], failed=names).names
+    sweep = rerun(text, "stored")
+    names = sorted(wanted(sweep))
+    assert wanted(sweep, failed=names[:3]) == set(names[:3])
+    of_sft = wanted(sweep, ["train.objective.kind=sft"], names)
     assert of_sft == {name for name in names if "sft" in name}
-    assert rerun(text, "stored", failed=[]).names == set()
+    assert wanted(sweep, failed=[]) == set()
 
 
 def test_further_seeds_keep_every_trial_there_is(tmp_path: Path) -> None:
     text = stored(tmp_path, edited("steps: 60", "steps: 60\n    seed: 4"))
     before, after = rerun(text, "stored"), rerun(text, "stored", seeds=3)
-    assert len(after.sweep.trials) == 3 * len(before.sweep.trials)
+    assert len(after.trials) == 3 * len(before.trials)
     assert [each for each in contents(after) if each["train"]["seed"] == 4] == contents(before)
     assert {each["train"]["seed"] for each in contents(after)} == {4, 5, 6}
-    assert after.sweep.spec.name == before.sweep.spec.name
-    stored_again = rerun(after.sweep.resolved_yaml(), "stored", seeds=4)  # it has an axis of seeds now
+    assert after.spec.name == before.spec.name
+    stored_again = rerun(after.resolved_yaml(), "stored", seeds=4)  # it has an axis of seeds now
     assert {each["train"]["seed"] for each in contents(stored_again)} == {4, 5, 6, 7}
-    assert rerun(text, "stored", seeds=1).sweep.spec == before.sweep.spec
+    assert rerun(text, "stored", seeds=1).spec == before.spec
 
 
 def test_seeds_can_only_be_added_and_only_by_an_axis(tmp_path: Path) -> None:
-    three = rerun(stored(tmp_path), "stored", seeds=3).sweep.resolved_yaml()
+    three = rerun(stored(tmp_path), "stored", seeds=3).resolved_yaml()
     with pytest.raises(SpecError, match="--seeds 2: the sweep has 3 seeds already: 0, 1, 2"):
         rerun(three, "stored", seeds=2)
     own = edited("set: {data.source.wrong_steps: 0.0}", "set: {train.seed: 3}")

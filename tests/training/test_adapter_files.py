@@ -22,6 +22,7 @@ from dft_sweeps.training.checkpoint import make_canary
 from dft_sweeps.training.lora import add_adapters
 from dft_sweeps.training.policy import Policy, target_logprobs
 from dft_sweeps.training.sharding import Ranks
+from tests.data.durably import require_durable
 from tests.training.architectures import tiny
 from tests.training.test_lora import adapted_policy, packed, trained
 from tests.training.tiny_policy import random_samples, tiny_model
@@ -46,7 +47,7 @@ def test_peft_puts_a_saved_adapter_on_the_base_as_it_was_trained(name: str, tmp_
 
 def test_only_the_adapter_is_written(tmp_path: Path) -> None:
     policy = trained(adapted_policy(tiny_model(), LoraSpec(kind="lora", rank=4, alpha=6.0, target=("q_proj",))))
-    _save(policy, tmp_path / "1")
+    require_durable(lambda place: _save(policy, place), tmp_path / "1")
     assert sorted(file.name for file in (tmp_path / "1").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",

@@ -12,6 +12,7 @@ from dft_sweeps.training.histogram import probability_histogram
 from dft_sweeps.training.logprobs import all_logprobs, load_column, save_column
 from dft_sweeps.training.policy import Policy
 from dft_sweeps.training.sharding import Ranks
+from tests.data.durably import require_durable
 from tests.training.loops import execution
 from tests.training.tiny_policy import random_samples, tiny_model
 
@@ -37,6 +38,7 @@ def test_a_column_is_read_as_it_was_written(tmp_path: Path) -> None:
     found = load_column(tmp_path / "below" / "column.npz")
     assert [piece.tolist() for piece in found] == [piece.tolist() for piece in column]
     assert [path.name for path in (tmp_path / "below").iterdir()] == ["column.npz"]
+    require_durable(lambda path: save_column(path, column), tmp_path / "column.npz")
 
 
 def test_the_histogram_counts_every_target_of_its_samples_once() -> None:

@@ -1,0 +1,85 @@
+"""The scheduler of one sweep as its coordinator runs it: what trials have shown before, and what verdicts do to them.
+
+Nothing of it is stored. It is rebuilt at every start: accuracies at rungs from MLflow, and that a trial was promoted
+from its rows beyond the rung.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dft_sweeps.orchestration.evaluation_metrics import deciding_accuracy
+from dft_sweeps.orchestration.evaluations import Evaluated
+from dft_sweeps.orchestration.halving import Contender, Halving, Phase
+from dft_sweeps.orchestration.prepare import PreparedSweep
+from dft_sweeps.orchestration.trial_files import TrialFiles
+from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.orchestration.trial_state import TrialState
+from dft_sweeps.spec.rungs import deciding_sampling, group_of, rungs_of
+from dft_sweeps.spec.scheduler_models import AshaScheduler
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+
+class Schedule:
+    def __init__(self, prepared: PreparedSweep, runs: TrialRuns, mine: Collection[str], storage: Path) -> None:
+        """`mine` are the training ids of the trials to run. What the others have shown counts; what these have, as long
+        as their files are there."""
+        self._prepared = prepared
+        scheduler = prepared.sweep.spec.scheduler
+        self._asha = scheduler if isinstance(scheduler, AshaScheduler) else None
+        self._rungs = rungs_of(scheduler)
+        ids = [trial.training_id for trial in prepared.trials]
+        known = [id_ for id_ in ids if id_ not in mine or TrialFiles(storage, id_).directory.exists()]
+        values: dict[str, dict[int, float]] = {}
+        trained: dict[str, int] = {}
+        if self._asha:
+            self._sampling = deciding_sampling(self._asha, prepared.evaluation)
+            values, trained = runs.accuracies(known, self._sampling), runs.trained_steps(known)
+        contenders = [
+            Contender(
+                trial.training_id,
+                trial.facts.steps,
+                group_of(prepared.sweep.spec, trial.trial),
+                level=sum(rung < trained.get(trial.training_id, 0) for rung in self._rungs),
+                phase=Phase.QUEUED if trial.training_id in mine else Phase.TRAINED,
+                values=values.get(trial.training_id, {}),
+            )
+            for trial in prepared.trials
+        ]
+        self.halving = Halving(contenders, self._rungs, self._asha.reduction_factor if self._asha else 1.0)
+        self._told: tuple[frozenset[str], frozenset[str]] | None = None
+
+    def job_done(self, state: TrialState, whole: bool = False) -> None:
+        """A trial is where its job was to lead, or earlier attempts had come so far or, a `whole` one, to its end."""
+        phase = self.halving.arrived(state.prepared.training_id, whole)
+        state.trained = state.trained or phase is Phase.TRAINED or state.error is not None
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """A checkpoint was evaluated without an error."""
+        if evaluated.step in self._rungs:
+            results = evaluated.results[self._sampling]
+            accuracy = deciding_accuracy(results, self._prepared.evaluation.selection_share)
+            self.halving.observe(evaluated.training_id, evaluated.step, accuracy)
+
+    def settle(self, states: Iterable[TrialState]) -> None:
+        """Ends the training of the trials that have failed, and of those that are stopped."""
+        by_id = {state.prepared.training_id: state for state in states}
+        for training_id, state in by_id.items():
+            if state.trained and state.error and not state.out:
+                self.halving.failed(training_id)
+                state.out = True
+            elif state.error and not state.out:
+                state.trained = state.out = self.halving.withdraw(training_id)
+        for training_id, rung in self.halving.stop().items():
+            by_id[training_id].stopped_at, by_id[training_id].trained = rung, True
+
+    def tell(self, mailbox: ActorHandle) -> None:
+        """Lets the workers know whether there are jobs for them."""
+        told = self.halving.ready(), self.halving.untrained()
+        if told != self._told:
+            mailbox.expect.remote(*told)
+            self._told = told

@@ -1,0 +1,82 @@
+"""What a submitted sweep's job is handed on the storage, and the log that it leaves there, in a directory for each job.
+
+A directory is written whole and never changed but for its log; it outlives the job's cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+DIRECTORY = "submissions"
+LOG = "log"
+CANCELLED = "cancelled"
+"""A file in the directory of a job that was cancelled before it began."""
+GONE = "GONE"
+"""The status of a job of a cluster that is no more: what became of it MLflow knows."""
+SUBMISSION = re.compile(r"(s-[0-9a-f]{16})-a([1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """One attempt at a sweep."""
+
+    sweep_id: str
+    attempt: int
+    name: str
+    trials: int
+
+    @property
+    def submission_id(self) -> str:
+        return f"{self.sweep_id}-a{self.attempt}"
+
+
+def store_job(storage: Path, job: StoredJob, spec: str, rerun: tuple[str, ...] | None, hub: bool) -> Path:
+    """Writes the job's directory, and gives its path.
+
+    Args:
+        spec: resolved, as YAML.
+        rerun: arguments of `dft-sweeps rerun`; None for `run`.
+        hub: whether the job may read from the hub.
+    """
+    directory = storage / DIRECTORY / job.submission_id
+    new = directory.with_name(f".{job.submission_id}.{secrets.token_hex(4)}")
+    new.mkdir(parents=True)
+    (new / "spec.yaml").write_text(spec, encoding="utf-8")
+    content = {
+        "sweep_id": job.sweep_id,
+        "name": job.name,
+        "trials": job.trials,
+        "storage": str(storage),
+        "hub": hub,
+        "rerun": rerun,
+    }
+    (new / "job.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return new.rename(directory)
+
+
+def stored_job(storage: Path, submission_id: str) -> StoredJob | None:
+    found = SUBMISSION.fullmatch(submission_id)
+    file = storage / DIRECTORY / submission_id / "job.json"
+    if found is None or not file.exists():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    # Those of earlier versions say neither name nor trials.
+    return StoredJob(found[1], int(found[2]), content.get("name", found[1]), content.get("trials", 0))
+
+
+def stored_jobs(storage: Path, sweep_id: str) -> list[StoredJob]:
+    """Every job that a sweep ever had here, in no order; none of what is no sweep's id."""
+    if not SUBMISSION.fullmatch(f"{sweep_id}-a1"):
+        return []
+    found = [stored_job(storage, path.name) for path in (storage / DIRECTORY).glob(f"{sweep_id}-a*")]
+    return [job for job in found if job]
+
+
+def stored_log(storage: Path, submission_id: str) -> str:
+    """What the job printed; nothing where it did not begin."""
+    file = storage / DIRECTORY / submission_id / LOG
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""

@@ -1,0 +1,144 @@
+"""Jobs that wait for their turn, and jobs of a cluster that is gone. Ray's side is written down, not run."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
+
+from services.allowed import Limits
+from services.checking import Busy, CheckedSpec
+from services.jobs import SweepJob, SweepJobs
+from services.submissions import submit
+from services.submitted_files import LOG, StoredJob, store_job, stored_jobs
+from services.waiting import waiting
+
+ID = "s-0123456789abcdef"
+
+
+class RayJobs:
+    """What `ray.job_submission.JobSubmissionClient` would answer of a cluster that is new."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, JobDetails] = {}
+
+    def list_jobs(self) -> list[JobDetails]:
+        return list(self.known.values())
+
+    def get_job_info(self, id_: str) -> JobDetails:
+        if id_ not in self.known:
+            raise RuntimeError(f"Request failed with status code 404: Job {id_} does not exist.")
+        return self.known[id_]
+
+    get_job_logs = get_job_info
+
+    def submit_job(self, submission_id: str, metadata: dict[str, str], **_: object) -> None:
+        self.set(submission_id, "RUNNING", metadata)
+
+    def set(self, id_: str, status: str, metadata: dict[str, str] | None = None) -> None:
+        metadata = metadata or self.known[id_].metadata
+        self.known[id_] = JobDetails(
+            type=JobType.SUBMISSION, submission_id=id_, status=status, entrypoint="", metadata=metadata,
+            start_time=1000 + len(self.known),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def ray() -> RayJobs:
+    return RayJobs()
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, ray: RayJobs) -> SweepJobs:
+    jobs = SweepJobs(None, tmp_path)
+    vars(jobs)["_client"] = ray
+    return jobs
+
+
+def submitted(jobs: SweepJobs, storage: Path, number: int, at_once: int = 1) -> SweepJob:
+    checked = CheckedSpec(f"s-{number:016x}", "mine", "m", 2, ("t-1",), "name: mine\n", {})
+    job, created = submit(checked, jobs, storage, Limits(at_once=at_once, sweeps=5), set)
+    assert submit(checked, jobs, storage, Limits(at_once=at_once, sweeps=5), set) == (job, False) and created
+    return job
+
+
+def statuses(jobs: SweepJobs, numbers: range) -> list[str]:
+    found = [jobs.last(f"s-{number:016x}") for number in numbers]
+    return [job.status for job in found if job]
+
+
+def test_one_runs_and_the_others_wait_in_the_order_in_which_they_came(
+    jobs: SweepJobs, ray: RayJobs, tmp_path: Path
+) -> None:
+    ids = [submitted(jobs, tmp_path, number).submission_id for number in (3, 1, 2)]
+    assert [job.status for job in jobs.all()] == ["RUNNING", "PENDING", "PENDING"]
+    assert [job.submission_id for job in jobs.all()] == ids and list(ray.known) == ids[:1]
+    for number in range(3):
+        jobs.start_waiting(1)
+        assert list(ray.known) == ids[: number + 1]
+        ray.set(ids[number], "FAILED")
+    jobs.start_waiting(1)
+    assert statuses(jobs, range(1, 4)) == ["FAILED"] * 3
+    assert submitted(jobs, tmp_path, 1).submission_id == f"{ids[1][:-3]}-a2"
+
+
+def test_two_at_a_time_and_no_more_than_are_allowed(jobs: SweepJobs, ray: RayJobs, tmp_path: Path) -> None:
+    ids = [submitted(jobs, tmp_path, number, at_once=2).submission_id for number in range(1, 6)]
+    assert statuses(jobs, range(1, 6)) == ["RUNNING"] * 2 + ["PENDING"] * 3
+    with pytest.raises(Busy, match="5 sweeps run and wait"):
+        submitted(jobs, tmp_path, 6, at_once=2)
+    ray.set(ids[0], "SUCCEEDED")
+    jobs.start_waiting(2)
+    assert list(ray.known) == ids[:3]
+    submitted(jobs, tmp_path, 6, at_once=2)
+
+
+def test_a_waiting_sweep_is_cancelled_and_comes_back_at_the_end(jobs: SweepJobs, ray: RayJobs, tmp_path: Path) -> None:
+    _, second, third = (submitted(jobs, tmp_path, number).submission_id for number in (1, 2, 3))
+    assert jobs.stop(second)
+    assert statuses(jobs, range(1, 4)) == ["RUNNING", "STOPPED", "PENDING"]
+    assert submitted(jobs, tmp_path, 2).submission_id == f"{second[:-3]}-a2"
+    assert [job.submission_id for job in jobs.all()][1:] == [third, f"{second[:-3]}-a2"]
+
+
+def test_a_service_that_died_between_starting_one_and_noting_it_starts_it_once(
+    jobs: SweepJobs, ray: RayJobs, tmp_path: Path
+) -> None:
+    first, second = (submitted(jobs, tmp_path, number).submission_id for number in (1, 2))
+    ray.submit_job(second, {"sweep": "mine", "trials": "2"})
+    ray.set(first, "SUCCEEDED")
+    jobs.start_waiting(1)
+    assert statuses(jobs, range(1, 3)) == ["SUCCEEDED", "RUNNING"]
+    assert waiting(tmp_path) == []
+
+
+def test_those_that_wait_outlive_their_cluster(jobs: SweepJobs, ray: RayJobs, tmp_path: Path) -> None:
+    first, second = (submitted(jobs, tmp_path, number).submission_id for number in (1, 2))
+    ray.known.clear()
+    assert statuses(jobs, range(1, 3)) == ["GONE", "PENDING"]
+    jobs.start_waiting(1)
+    assert list(ray.known) == [second] and first != second
+
+
+def test_a_job_outlives_its_cluster_on_the_storage(jobs: SweepJobs, tmp_path: Path) -> None:
+    assert jobs.last(ID) is None and jobs.get(f"{ID}-a1") is None
+    for attempt in (1, 2, 10):
+        directory = store_job(tmp_path, StoredJob(ID, attempt, "mine", 4), "name: mine\n", None, False)
+        (directory / LOG).write_text(f"attempt {attempt}\nüber\n", encoding="utf-8")
+    assert jobs.last(ID) == SweepJob(f"{ID}-a10", ID, 10, "mine", 4, "GONE")
+    assert jobs.get(f"{ID}-a2") == SweepJob(f"{ID}-a2", ID, 2, "mine", 4, "GONE")
+    assert jobs.all() == []
+    assert jobs.log(f"{ID}-a2") == "attempt 2\nüber\n"
+
+    async def followed() -> list[str]:
+        return [line async for line in jobs.follow(f"{ID}-a10")]
+
+    assert asyncio.run(followed()) == ["attempt 10", "über"]
+
+
+@pytest.mark.parametrize("wanted", ["../x", "*", "s-*", "mine", "", f"{ID}/../x"])
+def test_only_ids_of_sweeps_are_looked_up(wanted: str, jobs: SweepJobs, tmp_path: Path) -> None:
+    store_job(tmp_path, StoredJob(ID, 1, "mine", 4), "name: mine\n", None, False)
+    assert stored_jobs(tmp_path, wanted) == [] and jobs.last(wanted) is None
