@@ -89,7 +89,7 @@ class _Parts:
         settings = self.settings
 
         def finished() -> set[str]:
-            return self.views.finished_now(checked.training_ids, checked.measures)
+            return self.views.finished_now(checked.training_ids, checked.measures, checked.sweep_id)
 
         return submit(checked, self.jobs, settings.storage, settings.limits, finished)
 

@@ -88,6 +88,8 @@ class SweepSummary(_Answer):
     """ISO 8601."""
     trials: int
     finished: int
+    to_propose: int
+    """Trials that its search has still to propose, beside these."""
     run_id: str | None
     """Of MLflow."""
     experiment_id: str | None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.engine_actor import EngineError, SwapReport
@@ -73,7 +73,7 @@ class Engine:
     def _call(self, method: Any, *arguments: Any) -> Any:
         try:
             return ray.get(method.remote(self._lease_id, *arguments))
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError) as error:
             raise EngineError(f"the engine's process died: {error}") from error
 
     def _renew(self) -> None:

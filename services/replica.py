@@ -17,11 +17,14 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from services.engine_actor import EngineActor, EngineError
 from services.engine_log import EngineStartError, reason
 from services.engine_settings import EngineSettings
+
+_DEAD = (RayActorError, OutOfMemoryError)
+"""What a call to an actor raises when that has died; killed by Ray's memory monitor it is no RayActorError."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,14 @@ class EngineReplica:
     async def _open_lease(self, lease_id: str) -> None:
         try:
             await self._engine.open_lease.remote(lease_id)
-        except (RayActorError, EngineError):
+        except (*_DEAD, EngineError):
             await self._replace_engine()
             await self._engine.open_lease.remote(lease_id)
 
     async def _hold_lease(self, lease_id: str) -> None:
         try:
             broken = await self._engine.hold_lease.remote(lease_id, self._settings.lease_timeout_s)
-        except RayActorError:
+        except _DEAD:
             broken = "its process died"
         if broken:
             await self._replace_engine()
@@ -108,7 +111,7 @@ class EngineReplica:
     async def _require_engine(self) -> None:
         try:
             await self._engine.ready.remote()
-        except RayActorError:
+        except _DEAD:
             await self._replace_engine()
 
     async def _replace_engine(self) -> None:
@@ -121,5 +124,5 @@ class EngineReplica:
         self._engine: Any = options.remote(self._settings.engine, self._model_directory)
         try:
             await self._engine.ready.remote()
-        except RayActorError as error:
+        except _DEAD as error:
             raise EngineStartError(reason(str(error)).splitlines()) from None

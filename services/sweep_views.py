@@ -57,13 +57,10 @@ class SweepViews:
         """The newest job of a sweep, by the sweep's id, the beginning of one or its name. Raises `Unknown`."""
         return await self._shared(self._job, wanted)
 
-    async def finished(self, training_ids: Sequence[str], measures: str) -> set[str]:
-        """Which of these trials MLflow knows as finished."""
-        return await self._shared(self.finished_now, tuple(training_ids), measures)
-
-    def finished_now(self, training_ids: Sequence[str], measures: str) -> set[str]:
+    def finished_now(self, training_ids: Sequence[str], measures: str, sweep_id: str) -> set[str]:
+        """Which of these trials of a sweep MLflow knows as finished, in any sweep, or stopped in this one."""
         reader = self._reader()
-        return set(reader.finished_trials(training_ids, measures)) if reader else set()
+        return set(reader.finished_trials(training_ids, measures, sweep_id)) if reader else set()
 
     def running_now(self) -> set[str]:
         """Sweeps that MLflow believes to be under way."""
@@ -154,6 +151,7 @@ def _of_row(row: SweepRow, job: SweepJob | None) -> SweepSummary:
         started=row.started.isoformat(timespec="seconds"),
         trials=row.trials,
         finished=row.finished,
+        to_propose=row.to_propose,
         run_id=row.run_id,
         experiment_id=row.experiment_id,
         job=job_model(job),
@@ -169,6 +167,7 @@ def _of_job(job: SweepJob) -> SweepSummary:
         started=None,
         trials=job.trials,
         finished=0,
+        to_propose=0,
         run_id=None,
         experiment_id=None,
         job=job_model(job),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ HOST = "127.0.0.1"
 LOG = "mlflow-server.log"
 """What the server says, in the storage directory."""
 START_S, STOP_S = 120.0, 5.0
+_PR_SET_PDEATHSIG = 1
 _QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -42,12 +44,19 @@ def tracking_server(backend: str, storage: Path, port: int) -> Iterator[subproce
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for its parent, which ends it last
+            preexec_fn=_die_with_parent,
         )
     try:
         _await(process, port, log)
         yield process
     finally:
         _end(process)
+
+
+def _die_with_parent() -> None:
+    """Has Linux end this process when the thread that started it has ended, however that ended."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Collection
@@ -13,6 +14,8 @@ from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.placement import ClusterFacts
 from dft_sweeps.spec.plan import Plan, Rest, make_plan
 from dft_sweeps.spec.reckoning import Hours
+from dft_sweeps.spec.rungs import Competition, group_of
+from dft_sweeps.spec.scheduler_models import AshaScheduler
 from dft_sweeps.spec.searches import round_of
 
 
@@ -74,7 +77,8 @@ def plan_of(
     """Args: `done`: training ids that need not run; `tracking_uri`: where runs may have measured speeds, if anywhere;
     `known_only`: leave out what a search has still to propose.
 
-    What runs of the same model on such machines measured goes before what the spec declares.
+    What runs of the same model on such machines measured goes before what the spec declares. Where trials compete at
+    rungs, those that need not run do so as far as they were trained.
     """
     from dft_sweeps.tracking.measurements import measurements
 
@@ -84,7 +88,23 @@ def plan_of(
     costs = known_costs(trials, found, spec.cost, spec.execution, spec.pool)
     facts = {trial.trial.name: trial.facts for trial in prepared.trials}
     rest = Rest(0 if known_only else prepared.sweep.to_propose, round_of(spec.search) * len(prepared.arms))
-    return make_plan(prepared.sweep.trials, facts, done, spec.execution, spec.pool, cluster, costs, rest)
+    competition = _competition(prepared, done, tracking_uri)
+    return make_plan(prepared.sweep.trials, facts, done, spec.execution, spec.pool, cluster, costs, rest, competition)
+
+
+def _competition(prepared: PreparedSweep, done: frozenset[str], tracking_uri: str | None) -> Competition | None:
+    """How the sweep's trials compete, and how far those that need not run were trained; None where none is stopped."""
+    from dft_sweeps.tracking.reader import Reader
+
+    spec = prepared.sweep.spec
+    if not isinstance(spec.scheduler, AshaScheduler):
+        return None
+    trained: dict[str, int] = {}
+    if tracking_uri and done:
+        with contextlib.suppress(SpecError):  # no database yet
+            trained = Reader(tracking_uri).trained_steps(done, prepared.measures)
+    groups = {trial.name: group_of(spec, trial) for trial in prepared.sweep.trials}
+    return Competition(spec.scheduler, groups, trained)
 
 
 def refuse_unaffordable(

@@ -22,7 +22,7 @@ from dft_sweeps.cli.smallest_differences import ASSUMPTIONS, smallest_difference
 
 if TYPE_CHECKING:
     from dft_sweeps.orchestration.prepare import PreparedSweep
-    from dft_sweeps.spec.plan import Cell, Plan
+    from dft_sweeps.spec.plan import Cell, Plan, Total
 
 __all__ = ["command", "overlong_in_words", "print_plan"]
 
@@ -47,7 +47,8 @@ def command(
     Everything the spec names is read and checked, the model, the data and the benchmarks; nothing is started. Times
     are from the speeds that earlier runs of the same model measured on such machines, where there are any, and else
     from those that the spec declares under `cost`; where neither says, they are unknown. Of a TPE search the trials
-    known so far are shown, and what it has still to propose is reckoned at their mean cost.
+    known so far are shown, and what it has still to propose is reckoned at their mean cost. With a scheduler that stops
+    trials, each is shown as it would be whole, and the total is what is expected to be trained.
 
     \b
     Example:
@@ -68,8 +69,8 @@ def command(
 
 
 def plan_record(prepared: PreparedSweep, plan: Plan) -> dict[str, Any]:
-    """The plan as JSON has it. Hours and seconds are null where a speed is not known."""
-    total = plan.total
+    """The plan as JSON has it. Hours and seconds are null where a speed is not known. The total is the expected one
+    where a scheduler stops trials; how many are expected to reach each of its rungs and the end stands beside it."""
     return {
         "sweep": prepared.sweep_id,
         "name": prepared.sweep.spec.name,
@@ -82,16 +83,9 @@ def plan_record(prepared: PreparedSweep, plan: Plan) -> dict[str, Any]:
         "prompts": prompts_in_words(prepared),
         "smallest_differences": smallest_differences(prepared),
         "smallest_differences_assume": ASSUMPTIONS,
-        "total": {
-            "trials": total.trials,
-            "tokens": total.tokens,
-            "completions": total.completions,
-            "evaluation_tokens": total.evaluation_tokens,
-            "gpu_hours": total.hours.gpus,
-            "cpu_hours": total.hours.cpus,
-            "seconds": total.seconds,
-            "money": total.money,
-        },
+        "total": _total_record(plan.total),
+        "total_if_none_is_stopped": _total_record(plan.whole),
+        "expected_to_reach": [reached._asdict() for reached in plan.reached],
         "reckoned_with": {
             "training": sorted({speed.origin for speed in plan.costs.trials.values()}),
             "engine": plan.costs.engine_origin,
@@ -106,8 +100,21 @@ def plan_record(prepared: PreparedSweep, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _total_record(total: Total) -> dict[str, Any]:
+    return {
+        "trials": total.trials,
+        "tokens": total.tokens,
+        "completions": total.completions,
+        "evaluation_tokens": total.evaluation_tokens,
+        "gpu_hours": total.hours.gpus,
+        "cpu_hours": total.hours.cpus,
+        "seconds": total.seconds,
+        "money": total.money,
+    }
+
+
 def _trial_record(cell: Cell, plan: Plan) -> dict[str, Any]:
-    """What a trial costs is what it would cost from its start, whether or not it is done."""
+    """What a trial costs is what it would cost from its start to its end, whether or not it is done or may be stopped."""
     speed = plan.costs.trials[cell.name]
     return {
         "fingerprint": cell.training_id,

@@ -115,7 +115,22 @@ def _totals(prepared: PreparedSweep, plan: Plan) -> list[str]:
         f"In all {duration(total.seconds)}, {hours(total.hours.gpus)} GPU-hours and {hours(total.hours.cpus)} "
         f"CPU-hours, waiting engines included.{money}"
     )
-    return [*lines, _reckoned_with(plan), *_budget(prepared, plan)]
+    return [*lines, *_halving(plan), _reckoned_with(plan), *_budget(prepared, plan)]
+
+
+def _halving(plan: Plan) -> list[str]:
+    """How far trials are expected to train where some are stopped, and what it would be if none were."""
+    if not plan.reached:
+        return []
+    (first, *others), whole = plan.reached, plan.whole
+    ends = ["the end" if step is None else f"step {step:,}" for step, _ in plan.reached]
+    on = [f"about {each.trials:,.0f} to {end}" for each, end in zip(others, ends[1:], strict=True)]
+    trials = f"{first.trials:,.0f} trials train to {ends[0]}, {', '.join(on)}"
+    return [
+        f"That is expected of successive halving: {trials}. Every trial to its end, as in the rows above, would be "
+        f"{whole.tokens:,} training tokens, {duration(whole.seconds)}, {hours(whole.hours.gpus)} GPU-hours and "
+        f"{hours(whole.hours.cpus)} CPU-hours."
+    ]
 
 
 def _reckoned_with(plan: Plan) -> str:

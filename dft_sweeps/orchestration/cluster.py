@@ -86,13 +86,18 @@ def cluster(address: str | None) -> Iterator[ClusterFacts]:
         "include_dashboard": True,
         "dashboard_port": int(os.environ.get("RAY_API_SERVER_ADDRESS", ":8265").rpartition(":")[2]),
     }
-    where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
+    where = (
+        f"no Ray cluster lets this command in at {address}; if there is one, is the token that RAY_AUTH_MODE and "
+        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH name here its own?"
+        if address
+        else "Ray does not start on this machine"
+    )
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
     except SystemExit as error:  # how Ray ends when what answers is no Ray cluster
         raise ClusterUnavailable(where) from error
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise ClusterUnavailable(f"{where}: {error}") from error
+        raise ClusterUnavailable(f"{where} ({error})") from error
     heed_interrupts()  # Ray has set handlers of its own
     try:
         yield cluster_facts()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dft_sweeps.evaluation.grading import GraderPool
+from dft_sweeps.evaluation.grading import GraderPool, grading_processes
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.accounts import Accounts
 from dft_sweeps.orchestration.evaluations import AttemptFailed, EnginePool, Evaluated, Evaluations
@@ -99,7 +99,7 @@ class Coordinator:
 
     def run(self, pool: EnginePool, concurrent: int) -> Outcome:
         """Trains and evaluates its trials, `concurrent` at a time, between `begin` and `close` of the runs."""
-        with GraderPool() as graders:
+        with GraderPool(grading_processes()) as graders:
             evaluations = Evaluations(
                 self._prepared.benchmarks, self._prepared.prompts, EvaluationStore(self._storage), pool, graders
             )
@@ -115,10 +115,9 @@ class Coordinator:
         for state in self._states.values():
             self._runs.open(state.prepared)
             self._replay(state, evaluations)
-        untrained = [state.prepared for state in self._states.values() if not state.trained]
-        jobs = [make_job(self._prepared, trial, self._storage) for trial in untrained]
-        mailbox = start_mailbox([job.training_id for job in jobs])
-        silence = Silence(self._say)
+        untrained = [state for state in self._states.values() if not state.trained]
+        jobs = [make_job(self._prepared, state.prepared, self._storage) for state in untrained]
+        mailbox, silence = start_mailbox([job.training_id for job in jobs]), Silence(self._say)
         self._accounts.concurrent = concurrent
         halving, tune_files = self._schedule.halving, self._storage / "ray" / "tune"
         with training(jobs, mailbox, concurrent, tune_files, self._training_ended, halving):
@@ -138,6 +137,8 @@ class Coordinator:
                 for state in self._states.values():
                     self._settle(state)
                 self._schedule.tell(mailbox)
+                if evaluations.leasing and all(state.trained or state.outstanding for state in running):
+                    silence.broken()  # a checkpoint may take long, and an engine that hangs is replaced
                 evaluating = sum(len(state.outstanding) for state in running)
                 silence.warn(sum(not state.trained for state in running), evaluating)
                 self._pass_on_ends()

@@ -81,6 +81,12 @@ class Engines:
             ask = partial(ask_engines, engines, failed=self._say)
             return Sampled(generate_tasks(ask, tasks, self._prompts, self._graders), started, swap_seconds)
 
+    @property
+    def leasing(self) -> bool:
+        """Whether an engine is leased now."""
+        with self._lock:
+            return bool(self._leased)
+
     def close(self) -> None:
         """Cancels what is under way."""
         with self._lock:

@@ -123,6 +123,11 @@ class Evaluations:
             self._pending[key] = work
         self._put(checkpoint.step, work)
 
+    @property
+    def leasing(self) -> bool:
+        """Whether an engine works for this process now."""
+        return self._engines.leasing
+
     def close(self) -> None:
         """Ends the threads: what an engine has under way is cancelled, and nothing further is started."""
         self._closed.set()

@@ -110,7 +110,7 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     on_progress("reading data and benchmarks")
     benchmarks = _benchmarks(sweep, prompts)
     prepare_trials = trial_reader(model, prompts, prompts_of, benchmarks)
-    prepare_trials(replace(sweep, trials=sweep.probes))
+    _check_distinct(sweep, prepare_trials(replace(sweep, trials=sweep.probes)))
     trials = prepare_trials(sweep)
     _check_distinct(sweep, trials)
     pool, ends = sweep.spec.pool, end_tokens(model.directory)
@@ -138,7 +138,7 @@ def _check_distinct(sweep: Sweep, trials: Sequence[PreparedTrial]) -> None:
     seen: dict[str, Trial] = {}
     for trial in trials:
         other = seen.setdefault(trial.training_id, trial.trial)
-        if other is not trial.trial:
+        if other.axes != trial.trial.axes:  # a sweep's probes may be equal
             raise sweep.document.error(
                 ("search", "space") if trial.trial.point else ("axes",),
                 f"the trials {other.name!r} and {trial.trial.name!r} train the same policy on the same data "

@@ -54,7 +54,9 @@ def recorded(prepared: PreparedSweep, reader: Reader) -> PreparedSweep:
     if not prepared.sweep.probes or (row := _sweep(reader, prepared.sweep_id)) is None:
         return prepared
     search = _search(prepared)
-    known = _by_arm(reader.trials(row), search)
+    known: dict[Arm, list[Point]] = {}
+    for _, point, arm in _points(reader.trials(row), prepared):
+        known.setdefault(arm, []).append(point)
     count = min(map(len, known.values()))
     if count == search.batch:
         return prepared
@@ -92,8 +94,8 @@ def observations(reader: Reader, sweep: SweepRow, prepared: PreparedSweep) -> li
     rows = reader.trials(sweep)
     values = reader.accuracy_at([row.training_id for row in rows], prepared.measures, prefix)
     return [
-        Observation(row.training_id, *_split(row.axes, search), values.get(row.training_id, {}), _state(row))
-        for row in rows
+        Observation(row.training_id, point, arm, values.get(row.training_id, {}), _state(row))
+        for row, point, arm in _points(rows, prepared)
     ]
 
 
@@ -190,18 +192,15 @@ def _sweep(reader: Reader, sweep_id: str) -> SweepRow | None:
         return None
 
 
-def _by_arm(rows: Sequence[TrialRow], search: TpeSearch) -> dict[Arm, list[Point]]:
-    found: dict[Arm, list[Point]] = {}
-    for row in rows:
-        point, arm = _split(row.axes, search)
-        found.setdefault(arm, []).append(point)
-    return found
-
-
-def _split(axes: Mapping[str, Any], search: TpeSearch) -> tuple[Point, Arm]:
-    """A trial's axes are those of its arm, and of its point."""
-    own = {path: value for path, value in axes.items() if path not in search.space}
-    return {path: axes[path] for path in search.space}, arm_of(own)
+def _points(rows: Sequence[TrialRow], prepared: PreparedSweep) -> list[tuple[TrialRow, Point, Arm]]:
+    """The point of each trial, and its arm as the spec has it now: in another order of its axes, or with variants of
+    other names, it is the same sweep. That the first round is the same tells which arm is which."""
+    space = _search(prepared).space
+    known = {trial.training_id: trial.trial.arm for trial in prepared.trials}
+    listed = [arm_of({path: value for path, value in row.axes.items() if path not in space}) for row in rows]
+    arms = {arm: known[row.training_id] for row, arm in zip(rows, listed, strict=True) if row.training_id in known}
+    points = ({path: row.axes[path] for path in space} for row in rows)
+    return [(row, point, arms[arm]) for row, point, arm in zip(rows, points, listed, strict=True)]
 
 
 def _state(row: TrialRow) -> Literal["COMPLETE", "PRUNED", "FAIL"]:

@@ -67,19 +67,21 @@ def refuse_over_budget(prepared: PreparedSweep, plan: Plan, before: Hours = NOTH
         if not plan.total.trials or planned.used is None or used + planned.used <= planned.most:
             continue
         already = f", and {amount(used)}{planned.unit} are used already" if used else ""
+        halved = ", as far as halving is expected to train them" if plan.reached else ""
         fits = _that_fit(plan, max(0.0, planned.most - used) / planned.used)
         raise prepared.sweep.document.error(
             ("budget", planned.field),
-            f"the plan needs {amount(planned.used)}{planned.unit} for {plan.total.trials} trials{already}; the budget "
-            f"is {amount(planned.most)}. About {fits} of them would fit, or all with {planned.field}: "
+            f"the plan needs {amount(planned.used)}{planned.unit} for {plan.total.trials} trials{halved}{already}; "
+            f"the budget is {amount(planned.most)}. About {fits} of them would fit, or all with {planned.field}: "
             f"{amount(1.01 * (used + planned.used))}",
         )
 
 
 def _that_fit(plan: Plan, share: float) -> int:
-    """How many trials, the smallest first, are no more than this share of all tokens trained on."""
+    """How many trials, the smallest first, are no more than this share of all tokens trained on; where trials are
+    stopped, as if each were at the same share of its own."""
     sums = itertools.accumulate(sorted(cell.tokens for cell in plan.to_run))
-    return sum(tokens <= share * plan.total.tokens for tokens in sums)
+    return sum(tokens <= share * plan.whole.tokens for tokens in sums)
 
 
 def amount(value: float) -> str:

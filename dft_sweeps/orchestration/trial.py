@@ -74,11 +74,12 @@ def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: Acto
 
 
 def failure_reason(error: BaseException) -> str:
-    """The innermost reason of an error that Ray has wrapped, in one line."""
+    """The innermost reason of an error that Ray has wrapped, in one line; of a process that died, where and why."""
     while inner := _wrapped(error):
         error = inner
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    told = [line for line in more if line.startswith("ip:") or "because" in line] if "died" in first else []
+    return f"{type(error).__name__}: {' '.join([first, *told])}"
 
 
 def _wrapped(error: BaseException) -> BaseException | None:

@@ -24,9 +24,10 @@ from ray.tune.search import Searcher
 from dft_sweeps.orchestration.halving import Halving
 from dft_sweeps.orchestration.trial import TrialJob, drive_trial, failure_reason
 
-DRIVER_RESOURCES = {"memory": 1}
-"""Next to nothing, in bytes: any share of a CPU would keep a driver's own workers from the last free CPU for ever, and
-Tune takes no empty request."""
+DRIVER_RESOURCES = {"memory": 700 * 2**20}
+"""What a driver takes with the processes that Ray Train starts beside it, in bytes (measured in
+tests/bench/simulation.py), so that Ray spreads the drivers of many trials over the nodes. Any share of a CPU would keep
+a driver's own workers from the last free CPU for ever."""
 STOP_S = 30.0
 """How long an interrupted sweep waits for Tune to stop its trials; what then is left ends with the cluster."""
 

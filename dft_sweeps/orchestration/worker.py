@@ -84,8 +84,8 @@ class _Attempt:
     saved_at: float
     writer: Executor
     """Of checkpoints, beside training."""
-    written: Future[Checkpoint] | None = None
-    """The last checkpoint, until it is announced. On rank 0."""
+    announced: Future[None] | None = None
+    """Of the last checkpoint, until it was awaited. On rank 0."""
     handing_over_s: float = 0.0
     """Time in which training stood still for checkpoints."""
 
@@ -130,10 +130,8 @@ class _Attempt:
         if self.job.parks and self.state.step >= (self.job.until or 0):
             return  # an earlier attempt came so far
         began = time.monotonic()
-        try:
-            self._steps()
-        finally:
-            self._announce()
+        self._steps()
+        self._await_checkpoint()
         if self.reporter:
             self.reporter.handed_over(self.handing_over_s, time.monotonic() - began)
 
@@ -146,7 +144,6 @@ class _Attempt:
                 metrics = event.metrics | self._histogram(event.step)
                 if self.reporter:
                     self.reporter.step(event.step, metrics)
-                self._announce(wait=False)
                 if event.step in evaluated:
                     continue  # its checkpoint comes first
             else:
@@ -170,22 +167,26 @@ class _Attempt:
 
     def _checkpoint(self, step: int) -> None:
         """Has the weights of `step` written. Collective."""
-        self._announce()
+        self._await_checkpoint()
         began = time.monotonic()
         written = _write_checkpoint(self.job, step, self.state.policy, self.data, self.prompts, self.ranks, self.writer)
-        self.written = written if self.reporter else None
+        if self.reporter:
+            self.announced = self.writer.submit(self._announce, self.reporter, written)
         self.handing_over_s += time.monotonic() - began
-        if step == 0:
-            self._announce()
         if step == 0 and (histogram := self._histogram(0)) and self.reporter:
             self.reporter.step(0, histogram)
 
-    def _announce(self, wait: bool = True) -> None:
-        """Announces the last checkpoint, once it is written."""
-        if self.reporter and self.written and (wait or self.written.done()):
+    @staticmethod
+    def _announce(reporter: Reporter, written: Future[Checkpoint]) -> None:
+        """In the writer's thread, where the checkpoint is written before."""
+        reporter.checkpoint(written.result())
+
+    def _await_checkpoint(self) -> None:
+        """Returns when the last checkpoint is written and announced."""
+        if self.announced:
             began = time.monotonic()
-            self.reporter.checkpoint(self.written.result())
-            self.written = None
+            self.announced.result()
+            self.announced = None
             self.handing_over_s += time.monotonic() - began
 
     def _save_is_due(self) -> bool:
@@ -196,7 +197,7 @@ class _Attempt:
 
     def _save(self) -> None:
         """Saves the state, whose rows and checkpoints are on the disk before it is. Collective."""
-        self._announce()
+        self._await_checkpoint()
         if self.reporter:
             self.reporter.flush()
         self.state.save(self.files.resume_directory, self.ranks, self.provenance)

@@ -94,12 +94,17 @@ def expand(
 
 def probes(spec: SweepSpec, document: Document) -> tuple[Trial, ...]:
     """A trial for every value of a choice and for both ends of every other dimension of a search, in every cell: what a
-    proposal is made of. Raises as `expand`, at the value that is wrong."""
-    given = [
-        (searches.centre(spec.search) | {path: value}, {path: place})
-        for path, value, place in searches.extremes(spec.search)
-    ]
-    return tuple(_trial(spec, document, *cell, *each) for each in given for cell in _cells(spec))
+    proposal is made of. Raises as `expand`, at the value that is wrong or makes the trials of one before it."""
+    found: dict[tuple[Arm, str, str], Trial] = {}
+    for path, value, place in searches.extremes(spec.search):
+        point = searches.centre(spec.search) | {path: value}
+        for cell in _cells(spec):
+            trial = _trial(spec, document, *cell, point, {path: place})
+            other = found.setdefault((trial.arm, path, trial.spec.model_dump_json()), trial)
+            if other is not trial:
+                values = f"{shown(other.point[path])} and {shown(value)}"
+                raise document.error(place, f"the values {values} make the same trials")
+    return tuple(found.values())
 
 
 def check_settings(spec: SweepSpec, document: Document) -> None:

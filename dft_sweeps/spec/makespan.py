@@ -6,6 +6,7 @@ Times are in seconds, and None where they are not known; so is whatever depends 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,6 +41,26 @@ class TrialTimes:
     def to_last_point(self) -> float | None:
         """From its start on workers that are up to its last point, with an engine of its own."""
         return makespan([self], 1, 1)
+
+    def in_parts(self, ends: Sequence[float], reached: Sequence[float]) -> TrialTimes:
+        """The same of a trial that takes each part of its training only with some probability, on the average, and
+        starts anew with each.
+
+        Args:
+            ends: shares of the training that are over after each part; the last is 1.
+            reached: probability of each part, which falls.
+        """
+        lengths = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
+        trained = sum(length * probability for length, probability in zip(lengths, reached, strict=True))
+        points = []
+        for share, seconds in self.evaluations:
+            part = bisect_left(ends, share)
+            if reached[part]:
+                before = sum(length * each for length, each in zip(lengths[:part], reached, strict=False))
+                at = before + reached[part] * (share - (ends[part - 1] if part else 0.0))
+                points.append(Evaluation(at / trained, None if seconds is None else reached[part] * seconds))
+        train = None if self.train is None else self.train * trained
+        return TrialTimes(self.start * sum(reached), train, tuple(points))
 
 
 class _Checkpoint(NamedTuple):

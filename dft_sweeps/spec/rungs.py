@@ -1,8 +1,12 @@
-"""What a scheduler with rungs asks of a sweep's trials: checkpoints to judge them by, and a step beyond every rung."""
+"""What a scheduler with rungs asks of a sweep's trials, checkpoints to judge them by and a step beyond every rung, and
+how many of them it is expected to train how far."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dft_sweeps.spec.document import Document
@@ -12,6 +16,10 @@ from dft_sweeps.spec.schema import nearest
 
 if TYPE_CHECKING:
     from dft_sweeps.spec.expand import Trial
+
+_RECKONED = 1000
+"""Trials at a rung up to which promotions are reckoned; the share promoted of more is that of so many, which is too
+large by a hundredth at most."""
 
 
 def rungs_of(scheduler: Scheduler) -> tuple[int, ...]:
@@ -78,19 +86,65 @@ def check_rungs(spec: SweepSpec, document: Document, trial: Trial, steps: int) -
             raise document.error(("scheduler", "rungs", index), message)
 
 
-def reaching(trials: int, scheduler: AshaScheduler) -> list[int]:
-    """How many trials of a group train to each rung, and to the end. Where many workers are free early, a few more are
-    promoted."""
-    counts = [trials]
-    for _ in scheduler.rungs:
-        counts.append(min(counts[-1], max(1, int(counts[-1] / scheduler.reduction_factor + 1e-9))))
+@dataclass(frozen=True)
+class Competition:
+    """What is known of a sweep whose trials compete at rungs."""
+
+    scheduler: AshaScheduler
+    groups: Mapping[str, tuple[str, ...]]
+    """By name of the trial: `group_of`."""
+    trained: Mapping[str, int]
+    """By training id: optimizer steps of the trials that are done."""
+
+    def reached_by(self, trained: int) -> list[int]:
+        """1 for each rung that a trial of so many steps was measured at, and for the end; 0 for the others."""
+        rungs = self.scheduler.rungs
+        return [int(trained >= rungs[0]), *(int(trained > rung) for rung in rungs)]
+
+
+def reaching(trials: float, scheduler: AshaScheduler, before: Sequence[float] = ()) -> list[float]:
+    """How many trials of a group are expected to train to each rung, and to the end.
+
+    Args:
+        before: how many others of the group did; none by default. Trials compete with them as their equals. Where those
+            that went on are few for so many, as in a sweep that was broken off, the trials make up for it.
+    """
+    before = before or [0.0] * (len(scheduler.rungs) + 1)
+    counts = [float(trials)]
+    for here, went_on in pairwise(before):
+        measured = counts[-1] + here
+        promoted = _promoted(measured, scheduler.reduction_factor)
+        equals = promoted * counts[-1] / measured if measured else 0.0
+        counts.append(min(counts[-1], max(equals, promoted - went_on)))
     return counts
 
 
-def expected_steps(trials: int, last: float, scheduler: Scheduler) -> float:
-    """Optimizer steps that a group of so many trials of `last` steps each takes together."""
-    if not isinstance(scheduler, AshaScheduler):
-        return trials * last
-    ends = [0, *scheduler.rungs, last]
-    parts = zip(reaching(trials, scheduler), ends, ends[1:], strict=False)
-    return sum(count * (end - start) for count, start, end in parts)
+@lru_cache(maxsize=32)
+def promotions(factor: float) -> tuple[float, ...]:
+    """Expected promotions at a rung, by the number of trials measured there: from 0 on.
+
+    Exact where trials are measured one by one, in an order that tells nothing of their accuracy, and are promoted as
+    soon as they are among the best `1 / factor` of those before: some are that would not be among the best of all, so
+    that it is more than that share. Where several are measured before any is promoted, it is a little less.
+    """
+    expected, best = [0.0], 0
+    beyond: list[float] = []  # probability that the trial of rank best + 1, best + 2, ... was promoted
+    for measured in range(1, _RECKONED + 1):
+        # The newest is of any rank alike; those below it were one rank higher before.
+        before, ranks = best, [1.0, *beyond, 0.0]  # from rank `before` on
+        best = int(measured / factor + 1e-9)
+        beyond = [
+            ((rank - 1) * ranks[rank - 1 - before] + (measured - rank) * ranks[rank - before]) / measured
+            for rank in range(best + 1, before + len(ranks))
+        ]
+        expected.append(max(1.0, best + sum(beyond)))
+    return tuple(expected)
+
+
+def _promoted(measured: float, factor: float) -> float:
+    """Expected promotions at a rung where so many are measured on the average."""
+    known = promotions(factor)
+    if measured >= _RECKONED:
+        return known[-1] * measured / _RECKONED
+    low = int(measured)
+    return known[low] + (measured - low) * (known[low + 1] - known[low])

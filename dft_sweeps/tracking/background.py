@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ class Background:
     def log(self, run_id: str, rows: Sequence[MetricRow]) -> int:
         new = unseen(rows, self._logged[run_id])
         if new:
-            self._write("log", run_id, [astuple(row) for row in new])
+            self._write("log", run_id, [[row.key, row.step, row.value, row.timestamp_ms] for row in new])
             self._logged[run_id].update((row.key, row.step) for row in new)
         return len(new)
 

@@ -24,7 +24,8 @@ def listed(client: MlflowClient, run_id: str) -> list[dict[str, Any]]:
 
 
 def grown(client: MlflowClient, run: Run, trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the sweep's run lists of a search already, and then those of these trials that it does not."""
+    """What the sweep's run lists of a search already, by the names that these trials have now, and then those of these
+    trials that it does not."""
     before = listed(client, run.info.run_id) if names.TO_PROPOSE_TAG in run.data.tags else []
-    known = {trial["training_id"] for trial in before}
-    return [*before, *(dict(trial) for trial in trials if trial["training_id"] not in known)]
+    given = {trial["training_id"]: dict(trial) for trial in trials}
+    return [*(given.pop(trial["training_id"], trial) for trial in before), *given.values()]
