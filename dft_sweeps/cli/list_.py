@@ -57,7 +57,8 @@ def command(
         return click.echo(f"no sweeps yet in {server or (masked(tracking_uri) if tracking_uri else storage)}")
     table = Table("sweep", "name", "status", "started", "trials finished")
     for sweep in sweeps:
-        status, finished = sweep["status"].lower(), f"{sweep['finished']} of {sweep['trials']}"
+        planned = sweep["trials"] + sweep.get("to_propose", 0)
+        status, finished = sweep["status"].lower(), f"{sweep['finished']} of {planned}"
         table.add_row(sweep["sweep_id"], sweep["name"], status, _local(sweep["started"]), finished)
     console().print(table)
     if older:

@@ -114,7 +114,7 @@ def _total_record(total: Total) -> dict[str, Any]:
 
 
 def _trial_record(cell: Cell, plan: Plan) -> dict[str, Any]:
-    """What a trial costs is what it would cost from its start to its end, whether or not it is done or may be stopped."""
+    """What a trial costs is what it would cost from its start to its end, whether or not it is done, or is stopped."""
     speed = plan.costs.trials[cell.name]
     return {
         "fingerprint": cell.training_id,

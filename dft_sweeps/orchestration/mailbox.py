@@ -202,10 +202,12 @@ class Mailbox:
             return known.jobs[number]
 
     async def done(self, group: str, training_id: str, until: int | None) -> None:
-        """Says that the group's present job is done."""
-        self._training.discard(training_id)
-        self._done.add((training_id, until))
-        await self.put(JobDone(training_id))
+        """Says that the group's present job is done. Two groups do one job where the first one's driver died; that the
+        second has done it is no news, for the trial may have a further job by now."""
+        if (training_id, until) not in self._done:
+            self._training.discard(training_id)
+            self._done.add((training_id, until))
+            await self.put(JobDone(training_id))
         async with (known := self._groups[group]).changed:
             known.done += 1
             known.changed.notify_all()

@@ -6,6 +6,7 @@ from its rows beyond the rung.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from dft_sweeps.spec.scheduler_models import AshaScheduler
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+_TELL_AGAIN_S = 2.0
+
 
 class Schedule:
     def __init__(self, prepared: PreparedSweep, runs: TrialRuns, mine: Collection[str], storage: Path) -> None:
@@ -36,22 +39,25 @@ class Schedule:
         known = [id_ for id_ in ids if id_ not in mine or TrialFiles(storage, id_).directory.exists()]
         values: dict[str, dict[int, float]] = {}
         trained: dict[str, int] = {}
+        failed: set[str] = set()
         if self._asha:
             self._sampling = deciding_sampling(self._asha, prepared.evaluation)
             values, trained = runs.accuracies(known, self._sampling), runs.trained_steps(known)
+            failed = runs.failed([id_ for id_ in known if id_ not in mine])
         contenders = [
             Contender(
                 trial.training_id,
                 trial.facts.steps,
                 group_of(prepared.sweep.spec, trial.trial),
                 level=sum(rung < trained.get(trial.training_id, 0) for rung in self._rungs),
-                phase=Phase.QUEUED if trial.training_id in mine else Phase.TRAINED,
+                phase=_phase(trial.training_id, mine, failed),
                 values=values.get(trial.training_id, {}),
             )
             for trial in prepared.trials
         ]
         self.halving = Halving(contenders, self._rungs, self._asha.reduction_factor if self._asha else 1.0)
         self._told: tuple[frozenset[str], frozenset[str]] | None = None
+        self._told_at = 0.0
 
     def job_done(self, state: TrialState, whole: bool = False) -> None:
         """A trial is where its job was to lead, or earlier attempts had come so far or, a `whole` one, to its end."""
@@ -78,8 +84,16 @@ class Schedule:
             by_id[training_id].stopped_at, by_id[training_id].trained = rung, True
 
     def tell(self, mailbox: ActorHandle) -> None:
-        """Lets the workers know whether there are jobs for them."""
+        """Lets the workers know whether there are jobs for them; now and then again, for the mailbox forgets a job that
+        is handed over, and whoever it kept one for may have died."""
         told = self.halving.ready(), self.halving.untrained()
-        if told != self._told:
+        if told != self._told or time.monotonic() - self._told_at >= _TELL_AGAIN_S:
             mailbox.expect.remote(*told)
-            self._told = told
+            self._told, self._told_at = told, time.monotonic()
+
+
+def _phase(training_id: str, mine: Collection[str], failed: Collection[str]) -> Phase:
+    """In which a trial begins. One of an earlier round that failed competes no more, as it did then."""
+    if training_id in mine:
+        return Phase.QUEUED
+    return Phase.FAILED if training_id in failed else Phase.TRAINED

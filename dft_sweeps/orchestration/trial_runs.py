@@ -96,6 +96,10 @@ class TrialRuns:
         """The last optimizer step of which MLflow has a row, of any of these trials."""
         return self._reader.trained_steps(training_ids, self._prepared.measures)
 
+    def failed(self, training_ids: Collection[str]) -> set[str]:
+        """Those of these trials whose newest attempt, in any sweep, has failed."""
+        return self._reader.failed_trials(training_ids, self._prepared.measures)
+
     def _link(self) -> None:
         """Has the sweep's own run name those of other sweeps whose results it shows."""
         reused = self._reader.finished_elsewhere(self.finished, self._prepared.measures, self._parent)

@@ -73,8 +73,7 @@ def best_points(curves: SweepCurves, sampling: Sampling) -> list[Best]:
 
 def last_point(cell: TrialCurves, key: tuple[str, str]) -> Measured | None:
     """What was measured at the last step of a trial that was trained to its end."""
-    whole = cell.status == "FINISHED" and cell.stopped_at is None
-    return cell.accuracy[key][-1] if whole and cell.accuracy[key] else None
+    return cell.accuracy[key][-1] if cell.is_whole and cell.accuracy[key] else None
 
 
 def _chosen(

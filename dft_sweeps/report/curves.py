@@ -61,6 +61,12 @@ class TrialCurves:
     """The step at which the sweep's scheduler stopped it, or the last at which it stopped one of a cell's seeds, where
     it stopped them all; None where training went on to the end."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was trained to its end, with all its seeds: those that a scheduler left to the end are the best
+        ones, and their mean is no cell's."""
+        return self.status == "FINISHED" and all(each.stopped_at is None for each in (self, *self.seeds))
+
 
 @dataclass(frozen=True)
 class Dimension:

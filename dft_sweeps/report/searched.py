@@ -130,7 +130,7 @@ def _draw_point(ax: Axes, place: float, point: Measured, look: Look, best: bool,
 def _notes(curves: SweepCurves) -> list[str]:
     held_out = curves.selection_share is not None
     where = "the questions held out for that, which are not those shown" if held_out else "these very questions"
-    stopped = sum(cell.stopped_at is not None for cell in curves.cells)
+    stopped = sum(cell.status == "FINISHED" and not cell.is_whole for cell in curves.cells)
     return [
         f"Stars: the best point of each arm, chosen on {where}; bars: 95% intervals for new questions, by the grader "
         f"{grader_of(curves, curves.benchmarks[0])}.",

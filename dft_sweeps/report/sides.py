@@ -56,6 +56,9 @@ def trial_side(reader: Reader, cell: Cell, step: int | None, paper: bool) -> Sid
     at = common[-1] if step is None else step
     absent = [f"{trial.name} ({trial.status.lower()})" for trial, steps in evaluated if not steps]
     notes = [f"{each} has no results question by question and is left out" for each in absent]
+    stopped = [f"{trial.name} (step {trial.stopped_at})" for trial, _ in begun if trial.stopped_at is not None]
+    if stopped and step is None:
+        notes.append(f"stopped by its sweep's scheduler, so that this is not its last step: {', '.join(stopped)}")
     if step is None and any(steps[-1] != at for _, steps in begun):
         notes.append(f"the seeds of {cell.name} have reached different steps, of which {at} is the last that all have")
     runs = [reader.question_results(trial.run_id, at) for trial, _ in begun if trial.run_id]

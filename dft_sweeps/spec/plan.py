@@ -236,7 +236,8 @@ def _halved(
         if cell.done:
             reached = competition.reached_by(competition.trained.get(cell.training_id, 0))
             before[competition.groups[cell.name]] = _sums(before[competition.groups[cell.name]], reached)
-    halved, counts = [], [0.0] * parts
+    halved: list[list[_Expected]] = []
+    counts = [0.0] * parts
     for of_round in rounds:
         groups = [competition.groups[cell.name] for cell in of_round]
         left = Counter(groups)

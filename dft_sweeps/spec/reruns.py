@@ -124,6 +124,12 @@ def _more_seeds(sweep: Sweep, seeds: int) -> list[str]:
         raise SpecError(f"a variant of the sweep sets {SEED} itself", place)
     if SEED in space_of(spec.search):
         raise SpecError(f"the sweep's search draws {SEED} itself", place)
+    if sweep.spec.search.kind == "tpe":
+        raise SpecError(
+            "a TPE search proposes other points for every seed, so that its cells would not have them; give the points "
+            "that are wanted, as `variants` of a sweep, an axis of seeds",
+            place,
+        )
     own = spec.trial.get("train", {}).get("seed", TrainSpec.model_fields["seed"].default)
     has = list(spec.axes.get(SEED, (own,)))
     if seeds < len(has):

@@ -46,5 +46,11 @@ def trained_steps(client: MlflowClient, training_ids: Iterable[str], measures: s
     return found
 
 
+def failed(client: MlflowClient, training_ids: Iterable[str], measures: str) -> set[str]:
+    """Training ids of those whose newest attempt has failed."""
+    newest = {run.data.tags[names.TRAINING_ID_TAG]: run for run in _oldest_first(client, training_ids, measures)}
+    return {training_id for training_id, run in newest.items() if run.info.status == "FAILED"}
+
+
 def _oldest_first(client: MlflowClient, training_ids: Iterable[str], measures: str) -> list[Run]:
     return trial_runs(client, sweep_experiments(client), training_ids, measures)[::-1]

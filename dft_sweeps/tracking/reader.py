@@ -152,8 +152,8 @@ class Reader:
     @outage_as_error
     def evaluated_steps(self, run_id: str) -> list[int]:
         """Steps, rising, whose results are recorded question by question."""
-        artifacts = self._client.list_artifacts(run_id, question_results.FOLDER)
-        return sorted(question_results.step_of(Path(each.path).name) for each in artifacts)
+        found = self._client.list_artifacts(run_id, question_results.FOLDER)
+        return sorted(question_results.step_of(Path(each.path).name) for each in found)
 
     @outage_as_error
     def question_results(self, run_id: str, step: int) -> list[QuestionResults]:
@@ -174,8 +174,11 @@ class Reader:
 
     @outage_as_error
     def trained_steps(self, training_ids: Iterable[str], measures: str) -> dict[str, int]:
-        """`observed.trained_steps` of these trials."""
         return observed.trained_steps(self._client, training_ids, measures)
+
+    @outage_as_error
+    def failed_trials(self, training_ids: Iterable[str], measures: str) -> set[str]:
+        return observed.failed(self._client, training_ids, measures)
 
     @outage_as_error
     def finished_elsewhere(self, finished: Mapping[str, str], measures: str, parent: str) -> list[Reused]:
@@ -230,9 +233,8 @@ class Reader:
             to_propose=int(tags.get(names.TO_PROPOSE_TAG, 0)),
         )
 
-    def _listed(self, run_id: str) -> list[dict[str, Any]]:
-        listed: list[dict[str, Any]] = json.loads(self._artifact(run_id, names.TRIALS_ARTIFACT))
-        return listed
+    def _listed(self, run_id: str) -> Any:
+        return json.loads(self._artifact(run_id, names.TRIALS_ARTIFACT))
 
     def _artifact(self, run_id: str, path: str) -> str:
         try:

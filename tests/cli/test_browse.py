@@ -39,6 +39,13 @@ def call(module: object, storage: Path, *arguments: str) -> Result:
     return CliRunner().invoke(module.command, ["--storage", str(storage), *arguments])  # type: ignore[attr-defined]
 
 
+def test_list_counts_what_a_search_has_still_to_propose(tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts"))
+    first = [{"training_id": f"t-{number}", "name": str(number), "axes": {}} for number in range(4)]
+    tracker.open_sweep("searched", SWEEP, "name: searched\n", first, "m", 12)
+    assert "0 of 16" in call(list_, tmp_path).stdout
+
+
 def test_list(storage: Path) -> None:
     result = call(list_, storage)
     assert result.exit_code == 0, result.output

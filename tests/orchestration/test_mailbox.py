@@ -95,3 +95,19 @@ def test_a_job_that_was_done_before_its_driver_died_is_not_done_again() -> None:
         assert await mailbox.hand_over("h", "a", 8, JOB)
 
     run(scenario())
+
+
+def test_a_job_that_two_groups_did_is_announced_once() -> None:
+    """The workers of a driver that died may come to its end beside those of the next attempt."""
+
+    async def scenario() -> None:
+        mailbox = Mailbox(["a"])
+        for group in ("g", "h"):
+            assert await mailbox.hand_over(group, "a", 4, JOB)
+        await mailbox.done("g", "a", 4)
+        assert await mailbox.hand_over("i", "a", 8, JOB)
+        await mailbox.done("h", "a", 4)
+        assert await mailbox.take(1) == [JobDone("a")]
+        await mailbox.wait_done("h", 0)
+
+    run(scenario())

@@ -170,6 +170,12 @@ def test_trials_that_train_the_same_policy(directory: Path) -> None:
     assert "train the same policy on the same data (t-" in refusal(directory, "axes:\n", axis)
     inert = "axes:\n  train.normalization.ranks: [1, 2]\n"
     assert "train the same policy on the same data (t-" in refusal(directory, "axes:\n", inert)
+    # What a search may propose, however late.
+    search = "search:\n  kind: tpe\n  trials: 3\n  batch: 1\n  space:\n"
+    rate = "    train.learning_rate: {kind: uniform, low: 0.1, high: 0.2}\n"
+    choice = "    train.normalization.ranks: {kind: choice, values: [1, 2]}\n"
+    text = f"{search}{rate}{choice}axes:\n"
+    assert "train the same policy on the same data (t-" in refusal(directory, "axes:\n", text)
 
 
 def test_an_unknown_benchmark_is_answered_with_the_nearest_and_all(directory: Path) -> None:

@@ -190,6 +190,26 @@ def test_what_is_listed_is_taken_and_never_proposed_anew(
     assert [training_id for training_id, _ in listed(storage)][:8] == before
 
 
+def test_a_sweep_whose_variant_was_renamed_and_whose_axes_changed_places_goes_on(
+    storage: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id is the same; arms are told by their first round, whatever they are called."""
+    axes = "axes:\n  train.schedule.warmup_ratio: [0.0, 0.5]\n  data.seed: [0, 1]\n"
+    turned = "axes:\n  data.seed: [0, 1]\n  train.schedule.warmup_ratio: [0.0, 0.5]\n"
+    directory = write_files(tmp_path_factory.mktemp("files"))
+    before = prepared(directory, axes + ROUNDS)
+    after = prepared(directory, turned + ROUNDS.replace("name: plain", "name: plainer"))
+    assert before.sweep_id == after.sweep_id and len(before.arms) == 8
+    monkeypatch.setattr(MeasuringCoordinator, "stuck", staticmethod(lambda count: count == 17))
+    with pytest.raises(KeyboardInterrupt):
+        run(before, storage)
+    monkeypatch.setattr(MeasuringCoordinator, "stuck", staticmethod(lambda count: False))
+    outcome, _ = run(after, storage)
+    assert (outcome.finished, outcome.reused) == (32, 16)
+    assert {row.axes["variant"] for row in rows(storage)} == {"plainer", "other"}
+    assert len({training_id for training_id, _ in listed(storage)}) == 48
+
+
 def test_some_trials_alone_propose_nothing(storage: Path, swept: PreparedSweep) -> None:
     outcome, _ = run(swept, storage, only={swept.trials[0].training_id})
     assert outcome.finished == 1

@@ -36,6 +36,7 @@ class Recorded:
     ids: list[str]
     values: dict[int, dict[int, float]] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+    having_failed: tuple[int, ...] = ()
 
     def accuracies(self, training_ids: Collection[str], sampling: str) -> dict[str, dict[int, float]]:
         assert sampling == "sampled"
@@ -43,6 +44,9 @@ class Recorded:
 
     def trained_steps(self, training_ids: Collection[str]) -> dict[str, int]:
         return {self.ids[index]: step for index, step in self.steps.items() if self.ids[index] in training_ids}
+
+    def failed(self, training_ids: Collection[str]) -> set[str]:
+        return {self.ids[index] for index in self.having_failed} & set(training_ids)
 
 
 def recorded(swept: PreparedSweep, **known: dict) -> Recorded:
@@ -88,6 +92,54 @@ def test_what_was_stopped_or_is_run_elsewhere_keeps_its_rank(swept: PreparedSwee
         schedule.evaluated(evaluated(job.training_id, 1, right))
     schedule.settle(states)
     assert [state.stopped_at for state in states] == [1, 1]  # the two before them are the better half
+
+
+def test_what_failed_in_an_earlier_round_competes_no_more(swept: PreparedSweep, tmp_path: Path) -> None:
+    """Else it would hold the place of the one that is to go on in any case."""
+    values = {0: {1: 0.9}, 1: {1: 0.8}}
+    runs = recorded(swept, values=values, steps={0: 2, 1: 1}, having_failed=(0,))
+    schedule = Schedule(swept, runs, runs.ids[2:], tmp_path)
+    states = [TrialState(trial) for trial in swept.trials[2:]]
+    for state, right in zip(states, (1, 2), strict=True):
+        schedule.halving.next_job()
+        schedule.job_done(state)
+        schedule.evaluated(evaluated(state.prepared.training_id, 1, right))
+    schedule.settle(states)
+    assert [state.stopped_at for state in states] == [1, None]
+    assert schedule.halving.next_job() == Job(runs.ids[3], 3, after=1)
+
+
+@dataclass
+class Told:
+    """Stands for the mailbox."""
+
+    ready: list[frozenset[str]] = field(default_factory=list)
+
+    @property
+    def expect(self) -> Told:
+        return self
+
+    def remote(self, ready: frozenset[str], untrained: frozenset[str]) -> None:
+        self.ready.append(ready)
+
+
+def test_workers_learn_of_a_job_that_follows_another_unseen(
+    swept: PreparedSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator may look only after a trial was handed over, has come to its rung and was promoted there."""
+    clock = [100.0]
+    monkeypatch.setattr("dft_sweeps.orchestration.schedule.time.monotonic", lambda: clock[0])
+    runs = recorded(swept)
+    [mine, *_] = runs.ids
+    schedule, state, mailbox = Schedule(swept, runs, [mine], tmp_path), TrialState(swept.trials[0]), Told()
+    schedule.tell(mailbox)  # type: ignore[arg-type]
+    assert schedule.halving.next_job() == Job(mine, 1)
+    schedule.job_done(state)
+    schedule.evaluated(evaluated(mine, 1, right=2))
+    schedule.tell(mailbox)  # type: ignore[arg-type]
+    clock[0] += 2.0
+    schedule.tell(mailbox)  # type: ignore[arg-type]
+    assert mailbox.ready == [{mine}, {mine}]
 
 
 def test_without_its_files_a_trial_begins_anew(swept: PreparedSweep, tmp_path: Path) -> None:

@@ -113,6 +113,18 @@ def test_trials_that_were_stopped_or_failed_are_no_points() -> None:
     assert search_figure(none, SAMPLED) is None
 
 
+def test_a_cell_of_which_a_seed_was_stopped_is_no_point() -> None:
+    """At the last step there are only the seeds that did well before."""
+    curves = searched()
+    of_two = [replace(cell, seeds=(cell, cell)) for cell in curves.trials]
+    first = curves.trials[0]
+    of_two[0] = replace(of_two[0], seeds=(first, replace(first, stopped_at=30)))
+    left = replace(curves, means=tuple(of_two))
+    assert [each.arm for each in best_points(left, SAMPLED)] == ["dft"]
+    figure = search_figure(left, SAMPLED)
+    assert figure is not None and any("Not shown: 1 that the" in text.get_text() for text in texts(figure))
+
+
 def test_several_axes_beside_the_search_make_one_arm_and_one_colour_each(tmp_path: Path) -> None:
     curves = searched()
     named = [

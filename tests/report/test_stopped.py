@@ -13,13 +13,16 @@ from rich.console import Console
 
 from dft_sweeps.cli.status import progress_of
 from dft_sweeps.report.ablation import ablation_figures
+from dft_sweeps.report.cells import cells
 from dft_sweeps.report.collect import collect
 from dft_sweeps.report.curves import SweepCurves
 from dft_sweeps.report.figures import accuracy_figure
+from dft_sweeps.report.sides import trial_side
 from dft_sweeps.report.tables import accuracy_table, csv_text, markdown, rich_table
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import MetricRow, Tracker
+from tests.report.synthetic_seeds import tables, write_tables
 
 RATES = (1e-4, 1e-3, 1e-2)
 STOPPED = {1e-4: 4, 1e-2: 8}
@@ -107,6 +110,29 @@ def test_what_trials_have_shown_is_read_of_all_their_attempts(tmp_path: Path) ->
     assert reader.accuracy_at(ids, "m", "eval") == {"t-0.001": {0: 0.5, 4: 0.25, 8: 0.51}}
     assert reader.trained_steps(ids, "m") == {"t-0.001": 8}
     assert reader.accuracy_at(ids, "m", "eval_greedy") == {}
+    assert reader.failed_trials(ids, "m") == set()
+    tracker.finish(again, "FAILED")
+    assert reader.failed_trials(ids, "m") == {"t-0.001"}
+    tracker.finish(write(tracker, parent, 1e-3, 4), "KILLED")
+    assert reader.failed_trials(ids, "m") == set()
+
+
+def test_a_comparison_says_that_a_trial_was_stopped(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = Tracker(uri, str(tmp_path / "artifacts"))
+    parent = tracker.open_sweep("halved", "s-halved", yaml.safe_dump(SPEC), listed(), "m")
+    run = write(tracker, parent, 1e-4, 4)
+    write_tables(tracker, run, 4, tables("dft", 0, 4))
+    tracker.tag(run, {names.STOPPED_AT_TAG: "4"})
+    tracker.finish(run, "FINISHED")
+    reader = Reader(uri)
+    [cell, *_] = cells(reader.trials(reader.find_sweep("halved")), yaml.safe_dump(SPEC))
+    side = trial_side(reader, cell, None, paper=False)
+    assert (side.step, side.notes) == (
+        4,
+        ("stopped by its sweep's scheduler, so that this is not its last step: learning_rate=0.0001 (step 4)",),
+    )
+    assert trial_side(reader, cell, 4, paper=False).notes == ()
 
 
 def test_tables_say_where_it_was_stopped(curves: SweepCurves) -> None:

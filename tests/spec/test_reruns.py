@@ -97,6 +97,19 @@ def test_failed_trials_are_narrowed_by_cells(tmp_path: Path) -> None:
     assert wanted(sweep, failed=[]) == set()
 
 
+def test_points_that_are_proposed_for_each_seed_have_no_further_seeds(tmp_path: Path) -> None:
+    space = "  space: {train.batch_size: {kind: choice, values: [8, 16, 32, 64]}}\n"
+    drawn, proposed = (
+        stored(tmp_path, edited("axes:\n", f"search:\n  kind: {kind}\n  trials: 3\n{space}axes:\n"))
+        for kind in ("random", "tpe\n  batch: 2")
+    )
+    before, after = rerun(drawn, "stored"), rerun(drawn, "stored", seeds=2)
+    assert {str(trial.point) for trial in after.trials} == {str(trial.point) for trial in before.trials}
+    assert len(after.trials) == 2 * len(before.trials)
+    with pytest.raises(SpecError, match="--seeds 2: a TPE search proposes other points for every seed"):
+        rerun(proposed, "stored", seeds=2)
+
+
 def test_further_seeds_keep_every_trial_there_is(tmp_path: Path) -> None:
     text = stored(tmp_path, edited("steps: 60", "steps: 60\n    seed: 4"))
     before, after = rerun(text, "stored"), rerun(text, "stored", seeds=3)

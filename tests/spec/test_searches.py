@@ -190,6 +190,8 @@ BAD = {
                   "search.space.train.batch_size", "at least two values; found 1"),
     "value twice": ("train.batch_size: {kind: choice, values: [8, 16, 8]}", "",
                     "search.space.train.batch_size.values[2]", "the value 8 is given twice"),
+    "values of one meaning": ("train.learning_rate: {kind: choice, values: [0.5, 1, 1.0]}", "",
+                              "search.space.train.learning_rate.values[2]", "the values 1 and 1 make the same trials"),
     "bad value of a choice": ("train.batch_size: {kind: choice, values: [8, 0]}", "",
                               "search.space.train.batch_size.values[1]", "should be at least 1, found 0"),
     "field of another objective": ("train.objective.alpha: {kind: uniform, low: 0, high: 1}", "",
