@@ -17,6 +17,10 @@ import psutil
 from dft_sweeps.spec.placement import ClusterFacts, Resources
 
 PROBE_S = 5
+DRIVER_MEMORY = 700 * 2**20
+"""What a trial's driver takes with the processes that Ray Train starts beside it, in bytes (measured in
+tests/bench/simulation.py). Asked for, so that Ray spreads the drivers of many trials over the nodes; any share of a CPU
+would keep a driver's own workers from the last free CPU for ever."""
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = "127.0.0.1"
 _ACCELERATOR = "accelerator_type:"
@@ -122,7 +126,8 @@ def _facts(nodes: Sequence[Mapping[str, float]]) -> ClusterFacts:
     # Of an A100 with 40 GB Ray says "A100-40G", its driver "NVIDIA A100-SXM4-40GB".
     devices = tuple(mark.removeprefix(_ACCELERATOR).split("-")[0] for mark in marks)
     cpus, gpus = (sum(amounts) for amounts in zip(*by_node, strict=True))
-    return ClusterFacts(cpus, gpus, by_node, (*_PROCESSORS, *devices))
+    drivers = sum(int(node.get("memory", 0.0) // DRIVER_MEMORY) for node in nodes)
+    return ClusterFacts(cpus, gpus, by_node, (*_PROCESSORS, *devices), drivers)
 
 
 def nothing_at(address: str) -> str | None:

@@ -147,6 +147,11 @@ class Halving:
         with self._changed:
             return frozenset(trial.training_id for trial in self._trials.values() if trial.phase in _ALIVE)
 
+    def started(self) -> frozenset[str]:
+        """Training ids of the trials whose jobs are under way."""
+        with self._changed:
+            return frozenset(id_ for id_, trial in self._trials.items() if trial.phase is Phase.TRAINING)
+
     @property
     def over(self) -> bool:
         """Whether there is no job now and none will come."""

@@ -23,6 +23,9 @@ MOST_CALLS = 100_000
 """At a time: every driver and every worker without a job waits in one."""
 CLAIM_S = 10.0
 """How long a job is kept for a group that was freed for it; its driver may have died meanwhile."""
+PLACED_S = 30.0
+"""How long Tune may take from a job to its driver before a group that waits gives way: it may hold what the driver
+lacks (memory, of which the cluster may have less than the drivers for all its CPUs ask for)."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ class Mailbox:
         """Training ids of the trials that a group was given and has not done."""
         self._done: set[tuple[str, int | None]] = set()
         """Training ids and last steps of the jobs that are done."""
+        self._unplaced: dict[str, float] = {}
+        """Training ids of the trials whose jobs Tune has and no group was given, with the time since when."""
         self._idle = 0
         """Groups that wait for a job."""
         self._claims: dict[str, float] = {}
@@ -179,6 +184,7 @@ class Mailbox:
         """Gives a group of workers its next job, which leads a trial to the step `until`. False if that is done: who
         handed it over before has died since, and the group waits for another."""
         self._ready.discard(training_id)
+        self._unplaced.pop(training_id, None)
         self._claims.pop(group, None)
         if (training_id, until) in self._done:
             return False
@@ -212,10 +218,12 @@ class Mailbox:
             known.done += 1
             known.changed.notify_all()
 
-    async def expect(self, ready: Collection[str], untrained: Collection[str]) -> None:
-        """Says which trials wait for workers, and which train or may yet train."""
+    async def expect(self, ready: Collection[str], untrained: Collection[str], started: Collection[str] = ()) -> None:
+        """Says which trials wait for workers, which train or may yet train, and of which Tune has a job."""
         async with self._expected:
             self._ready, self._untrained = set(ready), set(untrained)
+            now = time.monotonic()
+            self._unplaced = {id_: self._unplaced.get(id_, now) for id_ in set(started) - self._training}
             self._expected.notify_all()
 
     async def freed(self, group: str) -> bool:
@@ -231,7 +239,8 @@ class Mailbox:
 
     def _unclaimed(self) -> bool:
         now = time.monotonic()
-        return len(self._ready) > sum(now - at < CLAIM_S for at in self._claims.values())
+        stuck = sum(now - since >= PLACED_S for since in self._unplaced.values())
+        return len(self._ready) + stuck > sum(now - at < CLAIM_S for at in self._claims.values())
 
     def _superfluous(self) -> bool:
         """Whether there are more groups than trials for them."""

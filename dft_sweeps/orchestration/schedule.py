@@ -56,7 +56,7 @@ class Schedule:
             for trial in prepared.trials
         ]
         self.halving = Halving(contenders, self._rungs, self._asha.reduction_factor if self._asha else 1.0)
-        self._told: tuple[frozenset[str], frozenset[str]] | None = None
+        self._told: tuple[frozenset[str], ...] = ()
         self._told_at = 0.0
 
     def job_done(self, state: TrialState, whole: bool = False) -> None:
@@ -86,7 +86,7 @@ class Schedule:
     def tell(self, mailbox: ActorHandle) -> None:
         """Lets the workers know whether there are jobs for them; now and then again, for the mailbox forgets a job that
         is handed over, and whoever it kept one for may have died."""
-        told = self.halving.ready(), self.halving.untrained()
+        told = self.halving.ready(), self.halving.untrained(), self.halving.started()
         if told != self._told or time.monotonic() - self._told_at >= _TELL_AGAIN_S:
             mailbox.expect.remote(*told)
             self._told, self._told_at = told, time.monotonic()

@@ -21,13 +21,10 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from dft_sweeps.orchestration.cluster import DRIVER_MEMORY
 from dft_sweeps.orchestration.halving import Halving
 from dft_sweeps.orchestration.trial import TrialJob, drive_trial, failure_reason
 
-DRIVER_RESOURCES = {"memory": 700 * 2**20}
-"""What a driver takes with the processes that Ray Train starts beside it, in bytes (measured in
-tests/bench/simulation.py), so that Ray spreads the drivers of many trials over the nodes. Any share of a CPU would keep
-a driver's own workers from the last free CPU for ever."""
 STOP_S = 30.0
 """How long an interrupted sweep waits for Tune to stop its trials; what then is left ends with the cluster."""
 
@@ -96,7 +93,7 @@ def _tuner(
     by_id = {job.training_id: job for job in jobs}
     trainable = tune.with_parameters(drive_trial, jobs=by_id, mailbox=mailbox)
     return tune.Tuner(
-        tune.with_resources(trainable, DRIVER_RESOURCES),
+        tune.with_resources(trainable, {"memory": DRIVER_MEMORY}),
         tune_config=tune.TuneConfig(
             search_alg=_Jobs(halving, stopper), num_samples=-1, max_concurrent_trials=concurrent, reuse_actors=True
         ),

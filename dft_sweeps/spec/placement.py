@@ -33,6 +33,8 @@ class ClusterFacts:
     """By node; empty for one node that has it all."""
     devices: tuple[str, ...] | None = None
     """Of these runs' `dft.device` tags some word names what it trains on; None where that is not known."""
+    drivers: int | None = None
+    """Trials whose drivers its nodes have memory for at a time; None where that is not known."""
 
     @property
     def by_node(self) -> tuple[Resources, ...]:
@@ -66,8 +68,10 @@ def placement(execution: ExecutionSpec, pool: PoolSpec, cluster: ClusterFacts) -
     workers = sum(node.times(worker) for node in free)
     if workers < execution.workers:
         return 0, _fragmented(workers, execution.workers, f"workers of one trial ({_words(worker)} each)", free)
-    limit = execution.max_concurrent_trials
-    return min(workers // execution.workers, limit or workers), ""
+    if cluster.drivers == 0:
+        return 0, "too little memory on every node for a trial's driver and the processes beside it"
+    limits = (workers // execution.workers, execution.max_concurrent_trials, cluster.drivers)
+    return min(limit for limit in limits if limit is not None), ""
 
 
 def _place(engine: Resources, worker: Resources, free: list[Resources]) -> None:

@@ -192,7 +192,7 @@ def _on(clock: Clock, serve: Serve, tune: Tune, box: Mailbox, graders: Graders) 
         coordinator: {
             "queue": queues,
             "time": times,
-            "GraderPool": lambda: graders,
+            "GraderPool": lambda processes: graders,
             "start_mailbox": lambda ids: box,
             "take_events": lambda mailbox, timeout_s: mailbox.take(timeout_s),
             "training": tune.training,

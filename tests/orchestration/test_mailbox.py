@@ -111,3 +111,21 @@ def test_a_job_that_two_groups_did_is_announced_once() -> None:
         await mailbox.wait_done("h", 0)
 
     run(scenario())
+
+
+def test_a_group_that_waits_gives_way_to_a_driver_that_finds_no_place(monkeypatch: Any) -> None:
+    """Tune has a job of `b`, and no room for its driver beside that of the group."""
+
+    async def scenario() -> None:
+        mailbox = Mailbox(["a", "b"])
+        waiting = await work(mailbox, "g", "a")
+        await mailbox.expect([], ["b"], ["b"])
+        assert await settled(waiting) == [None]
+        monkeypatch.setattr(module, "PLACED_S", 0.0)
+        await mailbox.expect([], ["b"], ["b"])
+        assert await settled(waiting) == [True]
+        last = await work(mailbox, "g", "b")
+        await mailbox.expect([], [], [])
+        assert await settled(last) == [False]
+
+    run(scenario())

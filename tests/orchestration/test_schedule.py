@@ -119,7 +119,7 @@ class Told:
     def expect(self) -> Told:
         return self
 
-    def remote(self, ready: frozenset[str], untrained: frozenset[str]) -> None:
+    def remote(self, ready: frozenset[str], untrained: frozenset[str], started: frozenset[str]) -> None:
         self.ready.append(ready)
 
 

@@ -88,3 +88,13 @@ def test_no_more_workers_than_any_way_of_placing_engines_allows(
     assert bool(missing) == (trials == 0)
     if replicas == 1:
         assert trials == best
+
+
+@pytest.mark.parametrize(("drivers", "trials"), [(None, 7), (9, 7), (3, 3), (1, 1), (0, 0)])
+def test_no_more_trials_than_memory_holds_drivers(drivers: int | None, trials: int) -> None:
+    facts = ClusterFacts(8, 0, drivers=drivers)
+    found, missing = placement(ExecutionSpec(), PoolSpec(), facts)
+    assert found == trials
+    assert missing == (
+        "" if trials else "too little memory on every node for a trial's driver and the processes beside it"
+    )
