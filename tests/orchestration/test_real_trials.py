@@ -58,6 +58,7 @@ def test_a_run_tells_under_what_conditions_it_was_trained(whole: Swept) -> None:
     assert all(name in tags["dft.versions"] for name in ("torch ", "transformers ", "peft "))
 
 
+@pytest.mark.slow
 def test_a_trial_whose_workers_are_warm_starts_in_a_moment_and_is_as_if_alone(whole: Swept, tmp_path: Path) -> None:
     swept = sweep(tmp_path / "storage", "axes={train.objective.kind: [sft, dft]}")
     assert swept.outcome.finished == 2
