@@ -20,13 +20,13 @@ def put_in_place(written: Path, place: Path) -> None:
         OSError: the storage does not take it; nothing is at `place` that was not there before.
     """
     for file in written.rglob("*"):
-        _flush(file)
-    _flush(written)
+        flush(file)
+    flush(written)
     written.replace(place)
-    _flush(place.parent)
+    flush(place.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file, or the names in a directory, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
+from dft_sweeps.data.durable import flush
 from dft_sweeps.evaluation import tables
 from dft_sweeps.evaluation.adaptive import looks
 from dft_sweeps.evaluation.benchmarks import Benchmark
@@ -219,10 +219,10 @@ def _commit(directory: Path, files: dict[str, bytes]) -> Path:
     try:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-            _flush(temporary / name)
-        _flush(temporary)
+            flush(temporary / name)
+        flush(temporary)
         _rename_if_absent(temporary, directory)
-        _flush(directory.parent)
+        flush(directory.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
@@ -235,12 +235,3 @@ def _rename_if_absent(temporary: Path, directory: Path) -> None:
         # Another writer came first: renaming onto a directory that has files in it fails.
         if not directory.is_dir():
             raise
-
-
-def _flush(path: Path) -> None:
-    """Forces a file or directory to disk: after a crash, a renamed entry must not turn out empty."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ pickle. It is read back by as many ranks as wrote it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dft_sweeps.data.durable import flush
 from dft_sweeps.spec.models import TrainSpec
 from dft_sweeps.training.optimizer import adamw
 from dft_sweeps.training.policy import Policy
@@ -94,7 +94,7 @@ class TrainState:
             save_file(tensors, partial / _file(ranks.rank), metadata)
         except SafetensorError as error:
             raise StateError(f"{partial}: {error}") from error
-        _flush(partial / _file(ranks.rank))
+        flush(partial / _file(ranks.rank))
         ranks.barrier()
         if ranks.rank == 0:
             (partial / _HEADER).write_text(json.dumps(asdict(header), indent=1))
@@ -206,10 +206,10 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def _commit(partial: Path, target: Path) -> None:
     """Gives a state its final name, and removes those before."""
-    _flush(partial / _HEADER)
-    _flush(partial)
+    flush(partial / _HEADER)
+    flush(partial)
     partial.rename(target)
-    _flush(target.parent)
+    flush(target.parent)
     for other in _saved(target.parent):
         if other != target:
             shutil.rmtree(other)
@@ -226,12 +226,3 @@ def _file(rank: int) -> str:
 
 def _kind(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)}"
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
