@@ -91,6 +91,7 @@ def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(whole: str, t
     print(f"step {reached}: {taken_up(resumed)}")
 
 
+@pytest.mark.faults
 def test_a_killed_worker_fails_its_trial_alone_where_it_may_not_be_taken_up(tmp_path: Path) -> None:
     arguments = ("run", str(SPEC), "--storage", str(tmp_path), *LONGER, "--set", "execution.max_failures=0")
     disturbed = run(*arguments, when=lambda: saved_step(tmp_path) >= 3, do=kill_train_worker)
