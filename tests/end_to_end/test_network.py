@@ -249,7 +249,7 @@ def test_a_trial_goes_on_elsewhere_when_the_cable_of_its_machine_is_pulled(
         print("left there:", ray.at_work().get(pulled.machine))
         require_whole(disturbed, database(tmp_path / "mlflow"), undisturbed)
         recovered_s = strike.recovered_s(disturbed, "interrupted: ", "resumed at step|: started")
-        print(f"step {step}, at {strike.at:.0f} s: goes on elsewhere after {recovered_s:.0f} s")
+        print(f"step {step}, at {strike.at - disturbed.started:.0f} s: goes on elsewhere after {recovered_s:.0f} s")
         ray.net.plug(pulled.machine)
         plugged = time.monotonic()
         ray.require_nothing_left()
