@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
+from dft_sweeps.orchestration.actors import ACTOR_DIED
 from services.engine_actor import EngineError, SwapReport
 
 
@@ -73,7 +73,7 @@ class Engine:
     def _call(self, method: Any, *arguments: Any) -> Any:
         try:
             return ray.get(method.remote(self._lease_id, *arguments))
-        except (RayActorError, OutOfMemoryError) as error:
+        except ACTOR_DIED as error:
             raise EngineError(f"the engine's process died: {error}") from error
 
     def _renew(self) -> None:

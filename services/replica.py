@@ -17,14 +17,11 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
 
+from dft_sweeps.orchestration.actors import ACTOR_DIED
 from services.engine_actor import EngineActor, EngineError
 from services.engine_log import EngineStartError, reason
 from services.engine_settings import EngineSettings
-
-_DEAD = (RayActorError, OutOfMemoryError)
-"""What a call to an actor raises when that has died; killed by Ray's memory monitor it is no RayActorError."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +93,14 @@ class EngineReplica:
     async def _open_lease(self, lease_id: str) -> None:
         try:
             await self._engine.open_lease.remote(lease_id)
-        except (*_DEAD, EngineError):
+        except (*ACTOR_DIED, EngineError):
             await self._replace_engine()
             await self._engine.open_lease.remote(lease_id)
 
     async def _hold_lease(self, lease_id: str) -> None:
         try:
             broken = await self._engine.hold_lease.remote(lease_id, self._settings.lease_timeout_s)
-        except _DEAD:
+        except ACTOR_DIED:
             broken = "its process died"
         if broken:
             await self._replace_engine()
@@ -111,7 +108,7 @@ class EngineReplica:
     async def _require_engine(self) -> None:
         try:
             await self._engine.ready.remote()
-        except _DEAD:
+        except ACTOR_DIED:
             await self._replace_engine()
 
     async def _replace_engine(self) -> None:
@@ -124,5 +121,5 @@ class EngineReplica:
         self._engine: Any = options.remote(self._settings.engine, self._model_directory)
         try:
             await self._engine.ready.remote()
-        except _DEAD as error:
+        except ACTOR_DIED as error:
             raise EngineStartError(reason(str(error)).splitlines()) from None

@@ -7,13 +7,12 @@ written whole before the job starts, and taken away again where Ray refuses the 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
+from dft_sweeps.orchestration.locks import file_lock
 from services.allowed import Limits
 from services.checking import Busy, CheckedSpec
 from services.jobs import SweepJob, waiting_job
@@ -46,7 +45,8 @@ def submit(
         Busy: as many sweeps run and wait as may.
         ClusterUnavailable: Ray does not answer, or does not take the job.
     """
-    with _one_at_a_time(storage, checked.sweep_id):
+    # Ray's own refusal of a second job of one id stands behind the lock.
+    with file_lock(storage / DIRECTORY / f".{checked.sweep_id}.lock"):
         last = jobs.last(checked.sweep_id)
         fresh = checked.rerun is not None and checked.rerun.fresh
         if last and not last.ended:
@@ -75,13 +75,3 @@ def submit(
 def _refuse_too_many(jobs: Jobs, most: int) -> None:
     if sum(not job.ended for job in jobs.all()) >= most:
         raise Busy(f"{most} sweeps run and wait; this service takes no more until one has ended")
-
-
-@contextlib.contextmanager
-def _one_at_a_time(storage: Path, sweep_id: str) -> Iterator[None]:
-    """Holds the sweep's lock. Ray's own refusal of a second job of one id stands behind it."""
-    directory = storage / DIRECTORY
-    directory.mkdir(exist_ok=True)
-    with (directory / f".{sweep_id}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from dft_sweeps.evaluation.generator import Canary
+from dft_sweeps.orchestration.actors import ACTOR_DIED
 from dft_sweeps.orchestration.cluster import ClusterUnavailable
 
 MOST_CALLS = 100_000
@@ -269,6 +270,6 @@ def take_events(mailbox: ray.actor.ActorHandle, timeout_s: float) -> list[Event]
     """
     try:
         events: list[Event] = ray.get(mailbox.take.remote(timeout_s))
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:  # the latter is none of the former
+    except ACTOR_DIED as error:
         raise ClusterUnavailable("the sweep's mailbox has died; the same command takes the sweep up again") from error
     return events
