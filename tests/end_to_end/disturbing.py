@@ -13,7 +13,7 @@ import psutil
 from mlflow import MlflowClient
 
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.running import SPEC, Find, Finished, nothing, of_kind, run, standing_still, trainers
+from tests.end_to_end.running import SPEC, Find, Finished, at, nothing, of_kind, run, standing_still, trainers
 from tests.orchestration.real_trials import TIMES_AND_MEMORY
 
 DRAWS = range(int(os.environ.get("DFT_SWEEPS_FAULT_DRAWS", "1")))
@@ -27,6 +27,9 @@ GENERATIONS = CHECKPOINTS + 1
 """Sets of weights."""
 ANSWERED_S = 2.0
 """After which whoever had an answer of an engine already has made use of it."""
+ATTEMPT_FAILED, EVALUATED = r"step (\d+): attempt 1 failed", r"step {} .*\(swap"
+WORK_S = (0.05, 0.2)
+"""Of an engine for a set of weights (CPU seconds): more than a lease takes, less than a swap and a generation."""
 Points = dict[tuple[str, str], list[tuple[int, float]]]
 
 
@@ -38,8 +41,8 @@ def dice(fault: str, draw: int) -> random.Random:
 
 def sweep(storage: Path, *more: str, strike: Fault | None = None, **options: object) -> Finished:
     """The command on this storage, disturbed if there is a strike."""
-    disturbance = {"when": strike.due, "do": strike.strike, "still": strike.still} if strike else {}
-    finished = run("run", str(SPEC), *LONGER, "--storage", str(storage), *more, **disturbance, **options)
+    disturb = at(strike.due, strike.strike, strike.still) if strike else None
+    finished = run("run", str(SPEC), *LONGER, "--storage", str(storage), *more, disturb=disturb, **options)
     if strike:
         assert strike.at, f"the fault never struck:\n{finished.text}"
     return finished

@@ -26,17 +26,18 @@ ENDING_S, NOTICING_S = 20.0, 180.0
 PATIENCE_S = 800.0
 """For a command, which on a machine that does much else takes many times its minute."""
 Find = Callable[[str], list[psutil.Process]]
+Do = Callable[[int, str], object]
+"""Takes a command's pid and mark."""
+Disturb = Callable[["Running"], object]
 
 
 @dataclass(frozen=True)
-class Finished:
-    code: int
-    lines: list[str]
-    left: list[str]
-    """Command lines of processes of the run that outlived it."""
+class Output:
     started: float
-    """When the command started, and each line came, on this process' monotonic clock: its own starts after imports."""
+    """When the command started, on this process' monotonic clock: its own starts after imports."""
+    lines: list[str]
     times: list[float]
+    """When each line came."""
 
     @property
     def text(self) -> str:
@@ -44,14 +45,42 @@ class Finished:
 
     def first(self, sign: str, since: float = 0.0) -> tuple[float, re.Match[str]]:
         """When the first line came, at `since` or after, in which this is found, and where in it."""
-        for at, line in zip(self.times, self.lines, strict=True):
+        if found := self.look(sign, since):
+            return found
+        raise AssertionError(f"no {sign!r} {since - self.started:.1f} s or more after the start:\n{self.text}")
+
+    def look(self, sign: str, since: float = 0.0) -> tuple[float, re.Match[str]] | None:
+        """As `first`; None where there is no such line (yet)."""
+        for at, line in zip(self.times, self.lines, strict=False):  # of the last line, perhaps only the time is there
             if at >= since and (found := re.search(sign, line)):
                 return at, found
-        raise AssertionError(f"no {sign!r} {since - self.started:.1f} s or more after the start:\n{self.text}")
+        return None
 
     def seconds_to(self, sign: str) -> float:
         """From the command's start."""
         return self.first(sign)[0] - self.started
+
+
+@dataclass(frozen=True)
+class Running(Output):
+    """A command, and all that it starts."""
+
+    process: subprocess.Popen[str]
+    mark: str
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
+
+@dataclass(frozen=True)
+class Finished(Output):
+    code: int
+    left: list[str]
+    """Command lines of processes of the run that outlived it."""
 
 
 def heed_interrupts() -> None:
@@ -89,17 +118,23 @@ def kill_train_worker(pid: int, mark: str) -> None:
         process.kill()
 
 
+def at(when: Callable[[], bool], do: Do, still: Find = trainers) -> Disturb:
+    """Calls `do` while `when` holds. What `still` finds by the mark stands still then, so that `when` still holds."""
+    return lambda running: do_while(
+        when, partial(do, running.pid, running.mark), partial(still, running.mark), running.over
+    )
+
+
 def run(
     *arguments: str,
     at_line: str | None = None,
-    when: Callable[[], bool] | None = None,
-    do: Callable[[int, str], None] = interrupt,
-    still: Find = trainers,
+    do: Do = interrupt,
+    disturb: Disturb | None = None,
     environment: dict[str, str] | None = None,
     timeout_s: float = PATIENCE_S,
 ) -> Finished:
-    """`dft-sweeps` with these arguments; at the first line that holds `at_line`, or while `when` holds, calls `do` with
-    its pid and mark. What `still` finds by the mark stands still then, so that `when` still holds."""
+    """`dft-sweeps` with these arguments; at the first line that holds `at_line`, calls `do` with its pid and mark.
+    `disturb` is called in a thread of its own; what it raises is raised once the command has ended."""
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     started = time.monotonic()
     own = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
@@ -114,11 +149,17 @@ def run(
     )
     watchdog = threading.Timer(timeout_s, process.kill)
     watchdog.start()
-    if when is not None:
-        arguments = when, partial(do, process.pid, mark), partial(still, mark), lambda: process.poll() is not None
-        threading.Thread(target=do_while, args=arguments, daemon=True).start()
     lines: list[str] = []
     times: list[float] = []
+    errors: list[BaseException] = []
+
+    def disturbing(running: Running) -> None:
+        try:
+            disturb and disturb(running)
+        except BaseException as error:
+            errors.append(error)
+
+    threading.Thread(target=disturbing, args=(Running(started, lines, times, process, mark),), daemon=True).start()
     done = at_line is None
     assert process.stdout is not None
     for line in process.stdout:
@@ -129,7 +170,9 @@ def run(
             do(process.pid, mark)
     code = process.wait()
     watchdog.cancel()
-    return Finished(code, lines, _survivors(mark, code), started, times)
+    if errors:
+        raise AssertionError(f"{errors[0]}:\n" + "\n".join(lines)) from errors[0]
+    return Finished(started, lines, times, code, _survivors(mark, code))
 
 
 def do_while(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.running import SPEC, Finished, kill_hard, nothing, run
+from tests.end_to_end.running import SPEC, Finished, at, kill_hard, nothing, run
 from tests.orchestration.real_trials import TIMES_AND_MEMORY
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
@@ -67,12 +67,12 @@ def test_a_sweep_killed_between_rung_and_verdict_comes_to_the_same_verdicts(
     def parked() -> bool:
         return len(list(storage.glob(f"trials/*/resume/step-{RUNG:08d}"))) >= 2
 
-    at = {
-        "parked": {"when": parked, "still": nothing},
-        "measured": {"at_line": "learning_rate=3e-4: step 3  sampled"},
-        "promoted": {"at_line": "resumed at step 3 of 9"},
+    disturbed = {
+        "parked": {"disturb": at(parked, kill_hard, nothing)},
+        "measured": {"at_line": "learning_rate=3e-4: step 3  sampled", "do": kill_hard},
+        "promoted": {"at_line": "resumed at step 3 of 9", "do": kill_hard},
     }[stage]
-    killed = run_halving(storage, do=kill_hard, **at)
+    killed = run_halving(storage, **disturbed)
     assert killed.code == -9, killed.text
     assert killed.left == []
     again = run_halving(storage)

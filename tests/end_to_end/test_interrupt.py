@@ -10,7 +10,7 @@ import pytest
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.conftest import FinishedSweep
 from tests.end_to_end.disturbing import DRAWS, database, dice, taken_up
-from tests.end_to_end.running import SPEC, kill_hard, kill_train_worker, nothing, run
+from tests.end_to_end.running import SPEC, at, kill_hard, kill_train_worker, nothing, run
 from tests.orchestration.real_trials import TIMES_AND_MEMORY, saved_step
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2700)]
@@ -72,7 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(whole: str, tmp_path: Path, draw: int) -> None:
     storage, step = tmp_path / "killed", dice("killed hard", draw).randint(2, 20)  # workers train on until they notice
     arguments = ("run", str(SPEC), *LONGER, "--storage", str(storage))
-    killed = run(*arguments, when=lambda: saved_step(storage) >= step, do=kill_hard, still=nothing)
+    killed = run(*arguments, disturb=at(lambda: saved_step(storage) >= step, kill_hard, nothing))
     assert killed.code == -9, killed.text
     assert killed.left == []
     reader = Reader(database(storage))
@@ -94,7 +94,7 @@ def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(whole: str, t
 @pytest.mark.faults
 def test_a_killed_worker_fails_its_trial_alone_where_it_may_not_be_taken_up(tmp_path: Path) -> None:
     arguments = ("run", str(SPEC), "--storage", str(tmp_path), *LONGER, "--set", "execution.max_failures=0")
-    disturbed = run(*arguments, when=lambda: saved_step(tmp_path) >= 3, do=kill_train_worker)
+    disturbed = run(*arguments, disturb=at(lambda: saved_step(tmp_path) >= 3, kill_train_worker))
     assert disturbed.code == 1, disturbed.text
     assert re.search("objective=sft: FAILED: .*(died|unexpectedly|dead)", disturbed.text)
     assert "1 trials finished, 0 reused, 1 failed" in disturbed.text

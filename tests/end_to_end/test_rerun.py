@@ -12,7 +12,7 @@ import pytest
 from dft_sweeps.tracking.links import REUSED_TAG
 from dft_sweeps.tracking.reader import Reader, TrialRow
 from tests.end_to_end.conftest import FinishedSweep
-from tests.end_to_end.running import SPEC, Finished, kill_train_worker, run
+from tests.end_to_end.running import SPEC, Finished, at, kill_train_worker, run
 from tests.end_to_end.test_interrupt import curves
 from tests.orchestration.real_trials import saved_step
 
@@ -72,8 +72,7 @@ def went_wrong(tmp_path_factory: pytest.TempPathFactory) -> WentWrong:
     failed = run(
         *("run", str(SPEC), "--storage", str(storage)),
         *("--set", "execution.max_failures=0", "--set", "execution.save_every_s=0"),
-        when=lambda: saved_step(storage) >= 2,
-        do=kill_train_worker,
+        disturb=at(lambda: saved_step(storage) >= 2, kill_train_worker),
         timeout_s=PATIENCE_S,
     )
     assert failed.code == 1, failed.text

@@ -1,5 +1,5 @@
 """A submitted sweep cancelled at a random moment of each of its phases, on a cluster that was there before: nothing of
-it is left, and submitting it again ends it, with the curves of a sweep that nobody disturbed.
+it is left each time, and submitting it again ends it, with the curves of a sweep that nobody disturbed.
 `DFT_SWEEPS_FAULT_SEED` repeats a draw, `DFT_SWEEPS_FAULT_DRAWS` makes more.
 """
 
@@ -20,12 +20,15 @@ from tests.end_to_end.running import SPEC, marked
 from tests.orchestration.real_trials import TIMES_AND_MEMORY
 from tests.services.served import Head, Service, left_on, ray_head, serve, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2700)]
 TEXT = SPEC.read_text()
-LONGER = ("trial.train.steps=60", "trial.evaluation.every=30", "execution.save_every_s=0")
+LONGER = (
+    *("trial.train.steps=60", "trial.evaluation.every=30", "execution.save_every_s=0"),
+    "trial.evaluation.samplings.sampled.samples=20",  # an evaluation takes some seconds
+)
 GONE_S = 60.0
-GENERATING = 60
-"""Samples for each question, so that an evaluation takes some seconds."""
+MOST_S = {"preparing": 6.0, "starting its engine": 8.0, "training": 5.0, "evaluating": 2.0, "reporting": 2.0}
+"""The phases, and how long after the beginning of each it is cancelled at most."""
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +63,14 @@ def phase(kind: str, service: Service, sweep_id: str) -> Callable[[], bool]:
         "starting its engine": lambda: "evaluation engines: 0 of 1" in log(),
         "training": lambda: re.search(r"step \d+/60", log()) is not None,
         "evaluating": generating,
-        "reporting": lambda: log().count(": finished") == 2,
+        "reporting": lambda: ended(log()) == 2,
     }[kind]
+
+
+def ended(log: str) -> int:
+    """Trials that a job has ended or found finished."""
+    before = re.search(r"(\d+) of 2 trials are finished already", log)
+    return log.count(": finished") + (int(before[1]) if before else 0)
 
 
 def processes(mark: str) -> dict[int, str]:
@@ -101,21 +110,9 @@ def followed(client: Server, sweep_id: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize(
-    ("kind", "most_s"),
-    [("preparing", 6.0), ("starting its engine", 8.0), ("training", 5.0), ("evaluating", 2.0), ("reporting", 2.0)],
-)
-def test_nothing_is_left_of_a_cancelled_sweep_and_it_is_taken_up(
-    service: Service, head: Head, kind: str, most_s: float, draw: int
-) -> None:
-    rng = dice(f"cancelled while {kind}", draw)
-    delay, client, seed = rng.uniform(0, most_s), service.client(), rng.randrange(10**6)
-    overrides = (*LONGER, f"trial.train.seed={seed}")
-    if kind == "evaluating":
-        overrides += (f"trial.evaluation.samplings.sampled.samples={GENERATING}",)
-    before = processes(head.mark)
-    sweep_id = client.submit(TEXT, overrides)["sweep_id"]
+def cancel(service: Service, head: Head, sweep_id: str, kind: str, delay: float, before: dict[int, str]) -> None:
+    """Cancels the sweep in this phase, and waits until nothing of it is left."""
+    client = service.client()
     wait_until(phase(kind, service, sweep_id))
     time.sleep(delay)
     said = list(client.log(sweep_id))[-1:]
@@ -132,8 +129,23 @@ def test_nothing_is_left_of_a_cancelled_sweep_and_it_is_taken_up(
     assert cancelled["cancelled"] and cancelled["status"] == "STOPPED"
     assert "Traceback" not in "\n".join(client.log(sweep_id))
 
-    again = client.submit(TEXT, overrides)
-    assert (again["submission_id"], again["created"]) == (f"{sweep_id}-a2", True)
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_nothing_is_left_of_a_sweep_cancelled_in_each_phase_and_it_is_taken_up(
+    service: Service, head: Head, draw: int
+) -> None:
+    rng, client = dice("cancelled", draw), service.client()
+    overrides = (*LONGER, f"trial.train.seed={rng.randrange(10**6)}")
+    *phases, last = MOST_S
+    rng.shuffle(phases)
+    before = processes(head.mark)
+    for attempt, kind in enumerate([*phases, last], 1):
+        submitted = client.submit(TEXT, overrides)
+        sweep_id = submitted["sweep_id"]
+        assert (submitted["submission_id"], submitted["created"]) == (f"{sweep_id}-a{attempt}", True)
+        cancel(service, head, sweep_id, kind, rng.uniform(0, MOST_S[kind]), before)
+
+    assert client.submit(TEXT, overrides)["created"]
     text = followed(client, sweep_id)
     assert "Accuracy in percent" in text
     found = curves(service, sweep_id)
