@@ -161,6 +161,25 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 @contextlib.contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Ctrl-C and its like end this process after the block, and not amid what belongs together in it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    heeded = {number: old for number in _INTERRUPTS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
+    try:
+        for number in heeded:
+            signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """A second Ctrl-C waits until the block has cleaned up."""
     if threading.current_thread() is not threading.main_thread():

@@ -16,6 +16,7 @@ from typing import TypeVar
 from dft_sweeps.evaluation.grading import GraderPool, grading_processes
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.accounts import Accounts
+from dft_sweeps.orchestration.cluster import interrupts_later
 from dft_sweeps.orchestration.evaluations import AttemptFailed, EnginePool, Evaluated, Evaluations
 from dft_sweeps.orchestration.jobs import make_job
 from dft_sweeps.orchestration.mailbox import (
@@ -113,8 +114,9 @@ class Coordinator:
 
     def _take_up(self, evaluations: Evaluations, concurrent: int) -> None:
         for state in self._states.values():
-            self._runs.open(state.prepared)
-            self._replay(state, evaluations)
+            with interrupts_later():
+                self._runs.open(state.prepared)
+                self._replay(state, evaluations)
         untrained = [state for state in self._states.values() if not state.trained]
         jobs = [make_job(self._prepared, state.prepared, self._storage) for state in untrained]
         mailbox, silence = start_mailbox([job.training_id for job in jobs]), Silence(self._say)
@@ -124,26 +126,34 @@ class Coordinator:
             while (running := [s for s in self._states.values() if not s.ended]) and self._accounts.afford(running):
                 # What had ended before this look into the mailbox has put all its events there.
                 ended = _all(self._training_ended)
-                for event in take_events(mailbox, POLL_S):
-                    silence.broken()
-                    self._handle(event, evaluations)
-                    self._accounts.heard(event)
-                for landed in _all(evaluations.landed):
-                    silence.broken()
-                    self._landed(landed)
-                for change in ended:
-                    self._training_changed(change)
-                self._schedule.settle(self._states.values())
-                for state in self._states.values():
-                    self._settle(state)
-                self._schedule.tell(mailbox)
-                if evaluations.leasing and all(state.trained or state.outstanding for state in running):
-                    silence.broken()  # a checkpoint may take long, and an engine that hangs is replaced
-                evaluating = sum(len(state.outstanding) for state in running)
-                silence.warn(sum(not state.trained for state in running), evaluating)
-                self._pass_on_ends()
+                events = take_events(mailbox, POLL_S)
+                with interrupts_later():
+                    self._pass(events, ended, evaluations, silence)
+                    self._schedule.tell(mailbox)
+                    if evaluations.leasing and all(state.trained or state.outstanding for state in running):
+                        silence.broken()  # a checkpoint may take long, and an engine that hangs is replaced
+                    evaluating = sum(len(state.outstanding) for state in running)
+                    silence.warn(sum(not state.trained for state in running), evaluating)
+                    self._pass_on_ends()
         self._runs.flush()
         self._pass_on_ends()
+
+    def _pass(
+        self, events: Sequence[Event], ended: Sequence[Change], evaluations: Evaluations, silence: Silence
+    ) -> None:
+        """Takes note of all that has happened since the last pass."""
+        for event in events:
+            silence.broken()
+            self._handle(event, evaluations)
+            self._accounts.heard(event)
+        for landed in _all(evaluations.landed):
+            silence.broken()
+            self._landed(landed)
+        for change in ended:
+            self._training_changed(change)
+        self._schedule.settle(self._states.values())
+        for state in self._states.values():
+            self._settle(state)
 
     def _pass_on_ends(self) -> None:
         for training_id in self._runs.recorded():

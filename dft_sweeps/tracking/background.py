@@ -186,6 +186,7 @@ class Background:
         self._hurry.set()
         with self._changed:
             while sending.waiting and not self._error and time.monotonic() - since < self._patience_s:
+                self._changed.notify_all()  # an interrupt may have come between a write and this
                 if sending.waiting != left:
                     left, since = sending.waiting, time.monotonic()
                 self._changed.wait(0.2)

@@ -40,8 +40,9 @@ class Sending:
 
     @property
     def waiting(self) -> int:
-        """Rows, tags, texts and ends of runs that MLflow may not have yet."""
-        return self._added - self._sent
+        """Rows, tags, texts and ends of runs that MLflow may not have yet. Whether there are any is what the file says:
+        an interrupt may have come between a write and its being counted."""
+        return max(1, self._added - self._sent) if any(True for _ in self.spool.after(self._offset)) else 0
 
     @property
     def destination(self) -> str:

@@ -30,7 +30,6 @@ class Spool:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self._file = path, file
         self._sent = path.with_name(f"{path.name}.sent")
-        self._end = os.fstat(file.fileno()).st_size
 
     def append(self, write: Mapping[str, Any], durable: bool) -> None:
         """Adds a write; `durable` ones are on the disk before this returns, and with them all before them.
@@ -38,16 +37,19 @@ class Spool:
         Raises:
             OSError: the storage does not take it; the spool is as it was.
         """
-        line = json.dumps(write).encode() + b"\n"
+        line, end = json.dumps(write).encode() + b"\n", self._size
         try:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             if durable:
                 os.fsync(self._file.fileno())
         except OSError:
-            os.ftruncate(self._file.fileno(), self._end)
+            os.ftruncate(self._file.fileno(), end)
             raise
-        self._end += len(line)
+
+    @property
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
 
     def sent(self) -> tuple[int, dict[str, str]]:
         """The offset up to which MLflow has the writes; and runs, from the id asked for to MLflow's."""
@@ -58,7 +60,7 @@ class Spool:
 
     @property
     def empty(self) -> bool:
-        return self._end == 0
+        return self._size == 0
 
     def after(self, offset: int, most: int | None = CHUNK_BYTES) -> Iterator[tuple[dict[str, Any], int]]:
         """Writes from the offset on, about `most` bytes of them, each with the offset of its end."""

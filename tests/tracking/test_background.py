@@ -7,6 +7,7 @@ Servers that are killed are in test_outages.py.
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable
@@ -174,6 +175,28 @@ def test_down_to_the_end_is_sent_by_the_next_process(
     assert again.reconcile("s-end") == [parent]
     again.recover()
     assert not list((tmp_path / "spool").iterdir())
+
+
+def test_an_interrupt_amid_a_write_leaves_nothing_waiting_for_ever(
+    writer: Background, tracker: Unsteady, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = writer.open_trial(writer.open_sweep("torn", "s-torn", "", TRIALS, "m"), "t-0", "trial 0", {}, {})
+    fsync = os.fsync
+
+    def interrupted(file: int) -> None:
+        fsync(file)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.tag(run, {"dft.threads": "2"})
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer.flush()
+    writer.finish(run, "KILLED")
+    writer.flush()
+    [(status, _, tags, _, _)] = read_back(tracker, "s-torn")
+    assert (status, tags["dft.threads"]) == ("KILLED", "2")
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_what_mlflow_refuses_is_raised_and_does_not_poison_later_runs(
