@@ -74,9 +74,13 @@ def running_api(storage: Path, jobs: object, **options: Any) -> Iterator[TestCli
 
 
 def running_app(
-    storage: Path, jobs: object, cluster: Callable[[], ClusterFacts] = two_cpus, **limits: object
+    storage: Path,
+    jobs: object,
+    cluster: Callable[[], ClusterFacts] = two_cpus,
+    tracking_uri: str = "",
+    **limits: object,
 ) -> FastAPI:
-    write_tracking(storage, f"sqlite:///{storage}/mlflow.db")
+    write_tracking(storage, tracking_uri or f"sqlite:///{storage}/mlflow.db")
     limits = {"at_once": 1000} | limits
     allowed = Limits(paths=(str(storage),), forbidden=(str(storage / SECRET),), **limits)  # type: ignore[arg-type]
     settings = ApiSettings(storage, digest_of(TOKEN), check_spec, trials_progress, allowed, cluster)

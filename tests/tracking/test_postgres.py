@@ -15,6 +15,8 @@ from dft_sweeps.tracking import names
 from dft_sweeps.tracking.reader import Reader, SweepRow, TrialRow
 from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import MetricRow, Tracker
+from services.sweep_views import FRESH_S
+from tests.services.in_process_api import WrittenDown, running_api
 from tests.tracking.conftest import NewDatabase
 from tests.tracking.servers import PASSWORD
 from tests.tracking.thousand_sweeps import SWEEPS, TRIALS, write_sweeps
@@ -134,7 +136,15 @@ def test_a_thousand_sweeps_are_listed_with_few_queries(
         finished, for_finished = queries.timed("finished", lambda: reader.finished_trials(ids, by_id.measures))
         with pytest.raises(SpecError, match="and 990 more"):
             queries.timed("an unknown name", lambda: reader.find_sweep("none"))
+        with running_api(tmp_path, WrittenDown(), tracking_uri=uri) as client:
+            for path in ("/v1/sweeps", "/v1/sweeps?limit=1000", "/v1/sweeps/s-000500"):
+                for which in ("first", "again"):
+                    answer, _ = queries.timed(f"GET {path}, {which}", lambda path=path: client.get(path))
+                    assert answer.status_code == 200
+                    time.sleep(FRESH_S)  # no answer is given twice
+            answered = client.get("/v1/sweeps?limit=1000").json()
     assert (len(rows), older, len(every)) == (50, True, SWEEPS)
+    assert [each["sweep_id"] for each in answered] == [row.sweep_id for row in every]
     assert rows == every[:50]
     assert [row.sweep_id for row in rows[:2]] == [f"s-{SWEEPS - 1:06d}", f"s-{SWEEPS - 2:06d}"]
     assert {(row.finished, row.trials) for row in every} == {(TRIALS - 2, TRIALS), (TRIALS, TRIALS)}
