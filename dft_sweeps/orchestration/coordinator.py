@@ -128,18 +128,18 @@ class Coordinator:
                     silence.broken()
                     self._handle(event, evaluations)
                     self._accounts.heard(event)
-                for landed in _all(evaluations.landed):
+                for evaluated in (landed := _all(evaluations.landed)):
                     silence.broken()
-                    self._landed(landed)
+                    self._landed(evaluated)
                 for change in ended:
                     self._training_changed(change)
                 self._schedule.settle(self._states.values())
                 for state in self._states.values():
                     self._settle(state)
-                self._schedule.tell(mailbox)
+                evaluating = sum(len(state.outstanding) for state in running)
+                self._schedule.tell(mailbox, running, bool(evaluating) and not (landed or evaluations.leasing))
                 if evaluations.leasing and all(state.trained or state.outstanding for state in running):
                     silence.broken()  # a checkpoint may take long, and an engine that hangs is replaced
-                evaluating = sum(len(state.outstanding) for state in running)
                 silence.warn(sum(not state.trained for state in running), evaluating)
                 self._pass_on_ends()
         self._runs.flush()
@@ -195,7 +195,7 @@ class Coordinator:
         """What an attempt takes up of an earlier one becomes part of its run, so that its curves are whole."""
         name = state.prepared.trial.name
         state.started_ms, state.first_step = event.driver_started_ms, event.resumed_at + 1
-        state.interruption = ""
+        state.interruption, state.up = "", True
         for step in [step for step in state.outstanding if step > event.resumed_at]:
             del state.outstanding[step]  # its weights are made again
         seconds = (event.worker_started_ms - event.driver_started_ms) / 1000
@@ -214,7 +214,7 @@ class Coordinator:
 
     def _interrupted(self, state: TrialState, reason: str) -> None:
         """An attempt ended before its time. Should there be another, it decides which checkpoints are still there."""
-        state.interruption = reason
+        state.interruption, state.up = reason, False
         self._say("train", f"{state.prepared.trial.name}: interrupted: {reason}")
 
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:
