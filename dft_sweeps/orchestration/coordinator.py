@@ -136,11 +136,10 @@ class Coordinator:
                 self._schedule.settle(self._states.values())
                 for state in self._states.values():
                     self._settle(state)
-                evaluating = sum(len(state.outstanding) for state in running)
-                self._schedule.tell(mailbox, running, bool(evaluating) and not (landed or evaluations.leasing))
-                if evaluations.leasing and all(state.trained or state.outstanding for state in running):
-                    silence.broken()  # a checkpoint may take long, and an engine that hangs is replaced
-                silence.warn(sum(not state.trained for state in running), evaluating)
+                evaluating = any(state.outstanding for state in running)
+                self._schedule.tell(mailbox, running, evaluating and not (landed or evaluations.leasing))
+                silence.warn(running, evaluations.leasing)
+                silence.warn_of_trials(self._schedule.under_way(running))
                 self._pass_on_ends()
         self._runs.flush()
         self._pass_on_ends()
@@ -177,6 +176,7 @@ class Coordinator:
         elif isinstance(event, TrialNote):
             self._say("train", f"{name}: {event.text}")
         elif isinstance(event, StepRows):
+            state.measured = True
             self._runs.log_steps(event.training_id, list(event.rows))
             self._show_progress(state, [row for row in event.rows if is_trained(row)])
         elif isinstance(event, CheckpointWritten):
@@ -214,7 +214,7 @@ class Coordinator:
 
     def _interrupted(self, state: TrialState, reason: str) -> None:
         """An attempt ended before its time. Should there be another, it decides which checkpoints are still there."""
-        state.interruption, state.up = reason, False
+        state.interruption, state.up, state.measured = reason, False, False
         self._say("train", f"{state.prepared.trial.name}: interrupted: {reason}")
 
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:

@@ -62,7 +62,7 @@ class Schedule:
 
     def job_done(self, state: TrialState, whole: bool = False) -> None:
         """A trial is where its job was to lead, or earlier attempts had come so far or, a `whole` one, to its end."""
-        state.up = False
+        state.up = state.measured = False
         phase = self.halving.arrived(state.prepared.training_id, whole)
         state.trained = state.trained or phase is Phase.TRAINED or state.error is not None
 

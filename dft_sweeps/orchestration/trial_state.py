@@ -22,6 +22,8 @@ class TrialState:
     evaluated: set[int] = field(default_factory=set)
     up: bool = False
     """Whether workers have begun its present job."""
+    measured: bool = False
+    """Whether a row of its present job has come."""
     interruption: str = ""
     """Why its last attempt ended, if that was before its time."""
     error: str | None = None

@@ -202,6 +202,7 @@ def test_a_row_without_an_optimizer_step_is_logged_and_not_shown(coordinator: Co
     assert len(notes.lines) == 1
     coordinator._handle(StepRows(trial, (trained(1),)), notes)
     assert notes.lines[1] == "objective=sft: first step 4 s after the trial's start"
+    assert coordinator._states[trial].measured
     assert notes.steps == [0, 1]
 
 
