@@ -168,13 +168,12 @@ class Coordinator:
 
     def _handle(self, event: Event, evaluations: Evaluations) -> None:
         state = self._states[event.training_id]
-        name = state.prepared.trial.name
         if isinstance(event, TrialStarted):
             self._started(state, event, evaluations)
         elif isinstance(event, TrialProvenance):
             self._runs.tag(event.training_id, event.tags)
         elif isinstance(event, TrialNote):
-            self._say("train", f"{name}: {event.text}")
+            self._say("train", f"{state.prepared.trial.name}: {event.text}")
         elif isinstance(event, StepRows):
             state.measured = True
             self._runs.log_steps(event.training_id, list(event.rows))
@@ -214,7 +213,8 @@ class Coordinator:
 
     def _interrupted(self, state: TrialState, reason: str) -> None:
         """An attempt ended before its time. Should there be another, it decides which checkpoints are still there."""
-        state.interruption, state.up, state.measured = reason, False, False
+        if self._schedule.under_way([state]):  # its job may be done: then its workers' end changes nothing
+            state.interruption, state.up, state.measured = reason, False, False
         self._say("train", f"{state.prepared.trial.name}: interrupted: {reason}")
 
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:
