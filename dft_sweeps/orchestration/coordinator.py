@@ -126,34 +126,37 @@ class Coordinator:
             while (running := [s for s in self._states.values() if not s.ended]) and self._accounts.afford(running):
                 # What had ended before this look into the mailbox has put all its events there.
                 ended = _all(self._training_ended)
-                events = take_events(mailbox, POLL_S)
+                events, landed = take_events(mailbox, POLL_S), _all(evaluations.landed)
                 with interrupts_later():
-                    self._pass(events, ended, evaluations, silence)
-                    self._schedule.tell(mailbox)
-                    if evaluations.leasing and all(state.trained or state.outstanding for state in running):
-                        silence.broken()  # a checkpoint may take long, and an engine that hangs is replaced
-                    evaluating = sum(len(state.outstanding) for state in running)
-                    silence.warn(sum(not state.trained for state in running), evaluating)
-                    self._pass_on_ends()
+                    self._pass(events, landed, ended, evaluations)
+                    if events or landed:
+                        silence.broken()
+                    evaluating = any(state.outstanding for state in running)
+                    self._schedule.tell(mailbox, running, evaluating and not (landed or evaluations.leasing))
+                    silence.warn(running, evaluations.leasing)
+                    silence.warn_of_trials(self._schedule.under_way(running))
         self._runs.flush()
         self._pass_on_ends()
 
     def _pass(
-        self, events: Sequence[Event], ended: Sequence[Change], evaluations: Evaluations, silence: Silence
+        self,
+        events: Sequence[Event],
+        landed: Sequence[Evaluated | AttemptFailed],
+        ended: Sequence[Change],
+        evaluations: Evaluations,
     ) -> None:
-        """Takes note of all that has happened since the last pass."""
+        """Takes note of what has happened since the last pass."""
         for event in events:
-            silence.broken()
             self._handle(event, evaluations)
             self._accounts.heard(event)
-        for landed in _all(evaluations.landed):
-            silence.broken()
-            self._landed(landed)
+        for evaluated in landed:
+            self._landed(evaluated)
         for change in ended:
             self._training_changed(change)
         self._schedule.settle(self._states.values())
         for state in self._states.values():
             self._settle(state)
+        self._pass_on_ends()
 
     def _pass_on_ends(self) -> None:
         for training_id in self._runs.recorded():
@@ -179,14 +182,14 @@ class Coordinator:
 
     def _handle(self, event: Event, evaluations: Evaluations) -> None:
         state = self._states[event.training_id]
-        name = state.prepared.trial.name
         if isinstance(event, TrialStarted):
             self._started(state, event, evaluations)
         elif isinstance(event, TrialProvenance):
             self._runs.tag(event.training_id, event.tags)
         elif isinstance(event, TrialNote):
-            self._say("train", f"{name}: {event.text}")
+            self._say("train", f"{state.prepared.trial.name}: {event.text}")
         elif isinstance(event, StepRows):
+            state.measured = True
             self._runs.log_steps(event.training_id, list(event.rows))
             self._show_progress(state, [row for row in event.rows if is_trained(row)])
         elif isinstance(event, CheckpointWritten):
@@ -205,7 +208,7 @@ class Coordinator:
         """What an attempt takes up of an earlier one becomes part of its run, so that its curves are whole."""
         name = state.prepared.trial.name
         state.started_ms, state.first_step = event.driver_started_ms, event.resumed_at + 1
-        state.interruption = ""
+        state.interruption, state.up = "", True
         for step in [step for step in state.outstanding if step > event.resumed_at]:
             del state.outstanding[step]  # its weights are made again
         seconds = (event.worker_started_ms - event.driver_started_ms) / 1000
@@ -224,7 +227,8 @@ class Coordinator:
 
     def _interrupted(self, state: TrialState, reason: str) -> None:
         """An attempt ended before its time. Should there be another, it decides which checkpoints are still there."""
-        state.interruption = reason
+        if self._schedule.under_way([state]):  # its job may be done: then its workers' end changes nothing
+            state.interruption, state.up, state.measured = reason, False, False
         self._say("train", f"{state.prepared.trial.name}: interrupted: {reason}")
 
     def _evaluate(self, state: TrialState, checkpoint: Checkpoint, evaluations: Evaluations) -> None:

@@ -24,9 +24,11 @@ MOST_CALLS = 100_000
 """At a time: every driver and every worker without a job waits in one."""
 CLAIM_S = 10.0
 """How long a job is kept for a group that was freed for it; its driver may have died meanwhile."""
-PLACED_S = 30.0
-"""How long Tune may take from a job to its driver before a group that waits gives way: it may hold what the driver
-lacks (memory, of which the cluster may have less than the drivers for all its CPUs ask for)."""
+PLACED_S = 120.0
+"""How long a job may take to its workers, or an evaluation to its engine, before a group that waits gives way: it may
+hold what they lack. On a busy machine workers take more than a minute to start."""
+AN_ENGINE = "an engine"
+"""Told in place of a training id, where it is an engine that waits for a place."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Mailbox:
         self._done: set[tuple[str, int | None]] = set()
         """Training ids and last steps of the jobs that are done."""
         self._unplaced: dict[str, float] = {}
-        """Training ids of the trials whose jobs Tune has and no group was given, with the time since when."""
+        """What waits for a place (`expect`), with the time since when, or since a group gave way to it."""
         self._idle = 0
         """Groups that wait for a job."""
         self._claims: dict[str, float] = {}
@@ -185,7 +187,6 @@ class Mailbox:
         """Gives a group of workers its next job, which leads a trial to the step `until`. False if that is done: who
         handed it over before has died since, and the group waits for another."""
         self._ready.discard(training_id)
-        self._unplaced.pop(training_id, None)
         self._claims.pop(group, None)
         if (training_id, until) in self._done:
             return False
@@ -219,29 +220,36 @@ class Mailbox:
             known.done += 1
             known.changed.notify_all()
 
-    async def expect(self, ready: Collection[str], untrained: Collection[str], started: Collection[str] = ()) -> None:
-        """Says which trials wait for workers, which train or may yet train, and of which Tune has a job."""
+    async def expect(self, ready: Collection[str], untrained: Collection[str], unplaced: Collection[str] = ()) -> None:
+        """Says which trials wait for Tune, which train or may yet train, and what waits for a place on the cluster:
+        trials whose jobs Tune has and no workers, and `AN_ENGINE`."""
         async with self._expected:
             self._ready, self._untrained = set(ready), set(untrained)
             now = time.monotonic()
-            self._unplaced = {id_: self._unplaced.get(id_, now) for id_ in set(started) - self._training}
+            self._unplaced = {id_: self._unplaced.get(id_, now) for id_ in unplaced}
             self._expected.notify_all()
 
     async def freed(self, group: str) -> bool:
         """Returns once there is a job for this group, which then gets one; False if none will come: it is to end."""
         async with self._expected:
             self._idle += 1
-            await self._expected.wait_for(lambda: self._unclaimed() or self._superfluous())
+            await self._expected.wait_for(lambda: self._unclaimed() or self._superfluous() or self._overdue())
             self._idle -= 1
             if self._unclaimed():
                 self._claims[group] = time.monotonic()
                 return True
+            for waiting in self._overdue()[:1]:
+                self._unplaced[waiting] = time.monotonic()  # the next group gives way only if this one was not enough
             return False
 
     def _unclaimed(self) -> bool:
         now = time.monotonic()
-        stuck = sum(now - since >= PLACED_S for since in self._unplaced.values())
-        return len(self._ready) + stuck > sum(now - at < CLAIM_S for at in self._claims.values())
+        return len(self._ready) > sum(now - at < CLAIM_S for at in self._claims.values())
+
+    def _overdue(self) -> list[str]:
+        """What has waited for a place for so long that a group gives way."""
+        now = time.monotonic()
+        return [id_ for id_, since in self._unplaced.items() if now - since >= PLACED_S]
 
     def _superfluous(self) -> bool:
         """Whether there are more groups than trials for them."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dft_sweeps.orchestration.evaluation_metrics import deciding_accuracy
 from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.halving import Contender, Halving, Phase
+from dft_sweeps.orchestration.mailbox import AN_ENGINE
 from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
@@ -61,6 +62,7 @@ class Schedule:
 
     def job_done(self, state: TrialState, whole: bool = False) -> None:
         """A trial is where its job was to lead, or earlier attempts had come so far or, a `whole` one, to its end."""
+        state.up = state.measured = False
         phase = self.halving.arrived(state.prepared.training_id, whole)
         state.trained = state.trained or phase is Phase.TRAINED or state.error is not None
 
@@ -83,10 +85,17 @@ class Schedule:
         for training_id, rung in self.halving.stop().items():
             by_id[training_id].stopped_at, by_id[training_id].trained = rung, True
 
-    def tell(self, mailbox: ActorHandle) -> None:
-        """Lets the workers know whether there are jobs for them; now and then again, for the mailbox forgets a job that
-        is handed over, and whoever it kept one for may have died."""
-        told = self.halving.ready(), self.halving.untrained(), self.halving.started()
+    def under_way(self, states: Iterable[TrialState]) -> list[TrialState]:
+        """Those of whose jobs Tune has one, with a slot for it."""
+        started = self.halving.started()
+        return [state for state in states if state.prepared.training_id in started]
+
+    def tell(self, mailbox: ActorHandle, states: Iterable[TrialState], engine_lacks: bool) -> None:
+        """Lets the workers know whether there are jobs for them, and what may lack the room that they take; now and
+        then again, for the mailbox forgets a job that is handed over, and whoever it kept one for may have died."""
+        unplaced = {state.prepared.training_id for state in self.under_way(states) if not state.up}
+        unplaced |= {AN_ENGINE} if engine_lacks else set()
+        told = self.halving.ready(), self.halving.untrained(), frozenset(unplaced)
         if told != self._told or time.monotonic() - self._told_at >= _TELL_AGAIN_S:
             mailbox.expect.remote(*told)
             self._told, self._told_at = told, time.monotonic()

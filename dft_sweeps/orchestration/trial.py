@@ -52,7 +52,8 @@ class TrialJob:
 
 
 _group: WorkerGroup | None = None
-"""The workers of this process' trials. Tune uses a driver's process again for the next trial."""
+"""The workers of this process' trials. Tune uses a driver's process again for the next trial, which gets new ones where
+these have ended."""
 
 
 def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: ActorHandle) -> None:
@@ -62,7 +63,7 @@ def drive_trial(config: dict[str, Any], jobs: dict[str, TrialJob], mailbox: Acto
 
     global _group
     job = replace(jobs[config["training_id"]], until=config["until"], after=config["after"])
-    if _group is None or not _group.alive:
+    if _group is None or not _group.claim():
         _group = WorkerGroup(job.execution, job.storage, mailbox)
     try:
         _group.train(job)

@@ -20,6 +20,10 @@ class TrialState:
     outstanding: dict[int, str] = field(default_factory=dict)
     """Steps whose evaluation was asked for and has not landed, with the digests of their weights."""
     evaluated: set[int] = field(default_factory=set)
+    up: bool = False
+    """Whether workers have begun its present job."""
+    measured: bool = False
+    """Whether a row of its present job has come."""
     interruption: str = ""
     """Why its last attempt ended, if that was before its time."""
     error: str | None = None

@@ -2,7 +2,8 @@
 
 Tune runs in a thread of its own, so that the main thread gets Ctrl-C. Nothing of its state is ever restored: what a
 sweep has done is read from MLflow and from the trials' files. Workers whose job is done keep their slot until there is
-another job (`Mailbox.freed`), for Tune keeps no more than one idle driver, and with a driver end its workers.
+another job, or something else lacks their room (`Mailbox.freed`), for Tune keeps no more than one idle driver, and with
+a driver end its workers.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ _LOOK_S = 0.5
 """How often a driver looks whether its workers are still there."""
 _END_S = 20.0
 """How long a group may take to give its resources back; what is left then ends with its driver."""
+_UNUSED_S = 30.0
+"""How long Tune may take to give a group the job that it was freed for. It may have given the job to another driver,
+whose workers may then find no place while it keeps this one."""
 
 
 class WorkerGroup:
@@ -35,6 +38,9 @@ class WorkerGroup:
         self._mailbox = mailbox
         self._jobs = 0
         self._error: BaseException | None = None
+        self._used = threading.Lock()
+        """Held while it has a job, and for ever once it is to end."""
+        self._used.acquire()
         self._thread = threading.Thread(target=self._fit, args=(execution, storage), name="ray train", daemon=True)
         self._thread.start()
 
@@ -42,8 +48,16 @@ class WorkerGroup:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def claim(self) -> bool:
+        """Takes the group, which has done a job, for another. False if it has ended or is to."""
+        if not self.alive or not self._used.acquire(blocking=False):
+            return False
+        self._unused.cancel()
+        return True
+
     def train(self, job: TrialJob) -> None:
-        """Has the workers do a job, and waits until there is another for them; with none to come, the group ends.
+        """Has the workers do a job, and waits until there is another for them; the group ends if none is to come or
+        something else lacks its room.
 
         Raises:
             ray.train.TrainingFailedError: a worker died or raised an error; the group has ended.
@@ -55,9 +69,20 @@ class WorkerGroup:
         handed = [ray.put((job, now_ms()))]
         if ray.get(self._mailbox.hand_over.remote(self._name, job.training_id, job.until, handed)):
             self._wait_done()
-        if not ray.get(self._mailbox.freed.remote(self._name)):
+        if ray.get(self._mailbox.freed.remote(self._name)):
+            self._unused = threading.Timer(_UNUSED_S, self._end_unused)
+            self._unused.daemon = True
+            self._unused.start()
+            self._used.release()
+        else:
             ray.get(self._mailbox.end.remote(self._name))
             self._thread.join(_END_S)
+
+    def _end_unused(self) -> None:
+        import ray
+
+        if self._used.acquire(blocking=False):
+            ray.get(self._mailbox.end.remote(self._name))
 
     def _wait_done(self) -> None:
         import ray

@@ -15,10 +15,12 @@ from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.mailbox import (
     Checkpoint,
     CheckpointWritten,
+    JobDone,
     NonFinite,
     StepRow,
     StepRows,
     TrialFailed,
+    TrialInterrupted,
     TrialNote,
     TrialProvenance,
     TrialStarted,
@@ -195,6 +197,29 @@ def test_a_trial_that_starts_again_says_why(coordinator: Coordinator, notes: Not
     assert (notes.steps, notes.submitted) == ([], [])
 
 
+def test_workers_that_end_after_their_job_interrupt_nothing(coordinator: Coordinator, notes: Notes) -> None:
+    """Nothing is tried again, so an evaluation that fails then has failed for good."""
+    trial = coordinator._schedule.halving.next_job().training_id
+    coordinator._handle(TrialStarted(trial, 0, 0, 0, ""), notes)
+    coordinator._handle(written(trial, 6), notes)
+    coordinator._handle(JobDone(trial), notes)
+    coordinator._handle(TrialInterrupted(trial, "a worker died"), notes)
+    coordinator._landed(landed(trial, 6, "the engine died"))
+    assert coordinator._states[trial].error == "step 6: the engine died"
+    assert "objective=sft: interrupted: a worker died" in notes.lines
+
+
+def test_what_an_attempt_that_died_left_is_evaluated_by_the_next(coordinator: Coordinator, notes: Notes) -> None:
+    trial = coordinator._schedule.halving.next_job().training_id
+    state = coordinator._states[trial]
+    coordinator._handle(TrialStarted(trial, 0, 0, 0, ""), notes)
+    coordinator._handle(written(trial, 3), notes)
+    assert state.up
+    coordinator._handle(TrialInterrupted(trial, "a worker died"), notes)
+    coordinator._landed(landed(trial, 3, "its weights are gone"))
+    assert (state.error, state.interruption, state.up) == (None, "a worker died", False)
+
+
 def test_a_row_without_an_optimizer_step_is_logged_and_not_shown(coordinator: Coordinator, notes: Notes) -> None:
     trial = next(iter(coordinator._states))
     coordinator._handle(TrialStarted(trial, 5_000, 8_000, 0, ""), notes)
@@ -202,6 +227,7 @@ def test_a_row_without_an_optimizer_step_is_logged_and_not_shown(coordinator: Co
     assert len(notes.lines) == 1
     coordinator._handle(StepRows(trial, (trained(1),)), notes)
     assert notes.lines[1] == "objective=sft: first step 4 s after the trial's start"
+    assert coordinator._states[trial].measured
     assert notes.steps == [0, 1]
 
 

@@ -16,10 +16,10 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 10))
 
 
-async def work(mailbox: Mailbox, group: str, training_id: str) -> asyncio.Task[bool]:
+async def work(mailbox: Mailbox, group: str, training_id: str, until: int = 4) -> asyncio.Task[bool]:
     """A group does a job, and waits for another."""
-    await mailbox.hand_over(group, training_id, 4, JOB)
-    await mailbox.done(group, training_id, 4)
+    await mailbox.hand_over(group, training_id, until, JOB)
+    await mailbox.done(group, training_id, until)
     return asyncio.create_task(mailbox.freed(group))
 
 
@@ -109,23 +109,5 @@ def test_a_job_that_two_groups_did_is_announced_once() -> None:
         await mailbox.done("h", "a", 4)
         assert await mailbox.take(1) == [JobDone("a")]
         await mailbox.wait_done("h", 0)
-
-    run(scenario())
-
-
-def test_a_group_that_waits_gives_way_to_a_driver_that_finds_no_place(monkeypatch: Any) -> None:
-    """Tune has a job of `b`, and no room for its driver beside that of the group."""
-
-    async def scenario() -> None:
-        mailbox = Mailbox(["a", "b"])
-        waiting = await work(mailbox, "g", "a")
-        await mailbox.expect([], ["b"], ["b"])
-        assert await settled(waiting) == [None]
-        monkeypatch.setattr(module, "PLACED_S", 0.0)
-        await mailbox.expect([], ["b"], ["b"])
-        assert await settled(waiting) == [True]
-        last = await work(mailbox, "g", "b")
-        await mailbox.expect([], [], [])
-        assert await settled(last) == [False]
 
     run(scenario())

@@ -11,6 +11,7 @@ import pytest
 from dft_sweeps.orchestration.evaluation_metrics import deciding_accuracy, evaluation_metrics
 from dft_sweeps.orchestration.evaluations import Evaluated
 from dft_sweeps.orchestration.halving import Job
+from dft_sweeps.orchestration.mailbox import AN_ENGINE
 from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.schedule import Schedule
 from dft_sweeps.orchestration.trial_files import TrialFiles
@@ -114,13 +115,15 @@ class Told:
     """Stands for the mailbox."""
 
     ready: list[frozenset[str]] = field(default_factory=list)
+    unplaced: list[frozenset[str]] = field(default_factory=list)
 
     @property
     def expect(self) -> Told:
         return self
 
-    def remote(self, ready: frozenset[str], untrained: frozenset[str], started: frozenset[str]) -> None:
+    def remote(self, ready: frozenset[str], untrained: frozenset[str], unplaced: frozenset[str]) -> None:
         self.ready.append(ready)
+        self.unplaced.append(unplaced)
 
 
 def test_workers_learn_of_a_job_that_follows_another_unseen(
@@ -132,14 +135,36 @@ def test_workers_learn_of_a_job_that_follows_another_unseen(
     runs = recorded(swept)
     [mine, *_] = runs.ids
     schedule, state, mailbox = Schedule(swept, runs, [mine], tmp_path), TrialState(swept.trials[0]), Told()
-    schedule.tell(mailbox)  # type: ignore[arg-type]
+    schedule.tell(mailbox, [state], False)  # type: ignore[arg-type]
     assert schedule.halving.next_job() == Job(mine, 1)
     schedule.job_done(state)
     schedule.evaluated(evaluated(mine, 1, right=2))
-    schedule.tell(mailbox)  # type: ignore[arg-type]
+    schedule.tell(mailbox, [state], False)  # type: ignore[arg-type]
     clock[0] += 2.0
-    schedule.tell(mailbox)  # type: ignore[arg-type]
+    schedule.tell(mailbox, [state], False)  # type: ignore[arg-type]
     assert mailbox.ready == [{mine}, {mine}]
+
+
+def test_workers_learn_of_what_waits_for_their_room(swept: PreparedSweep, tmp_path: Path) -> None:
+    """A job that Tune has and no workers have begun, be it anew after a rung, and an engine."""
+    runs = recorded(swept)
+    [mine, *_] = runs.ids
+    schedule, state, mailbox = Schedule(swept, runs, [mine], tmp_path), TrialState(swept.trials[0]), Told()
+
+    def tell(engine_lacks: bool = False) -> frozenset[str]:
+        schedule.tell(mailbox, [state], engine_lacks)  # type: ignore[arg-type]
+        return mailbox.unplaced[-1]
+
+    assert tell() == set()  # it waits for its turn
+    schedule.halving.next_job()
+    assert tell() == {mine}
+    state.up = True
+    assert tell() == set()
+    schedule.job_done(state)
+    assert tell(engine_lacks=True) == {AN_ENGINE}
+    schedule.evaluated(evaluated(mine, 1, right=2))
+    schedule.halving.next_job()
+    assert tell() == {mine}
 
 
 def test_without_its_files_a_trial_begins_anew(swept: PreparedSweep, tmp_path: Path) -> None:
