@@ -100,7 +100,8 @@ def command(
     left out: then all sweeps are rerun whose names begin with figureN, the newest of each name.
 
     What is finished, in any sweep, is not run again unless --fresh says so, and what another process runs is
-    waited for: the command is safe to call twice. --fresh replaces the trials' checkpoints on the storage;
+    waited for: the command is safe to call twice. Under `scheduler: asha`, --cell and --failed take only trials
+    that compete with no other unfinished one. --fresh replaces the trials' checkpoints on the storage;
     earlier runs stay in MLflow, and reports show the newest finished one. --set and --seeds make another
     sweep of the same name, which shares the trials that they leave as they were.
 
@@ -181,10 +182,33 @@ def wanted_of(reader: Reader, row: SweepRow, storage: Path, asked: Asked, say: S
             raise SpecError(_changed(reader, row, prepared), row.sweep_id)
         say("prepare", f"{row.name}: as asked for, it is the sweep {prepared.sweep_id}")
     only = frozenset(trial.training_id for trial in prepared.trials if trial.trial.name in names)
+    if not asked.whole:
+        _refuse_unequal(reader, prepared, only)
     left = prepared.sweep.to_propose if asked.whole else 0
     also = f", {left} of them to be proposed" if left else ""
     say("prepare", f"{row.name}: {len(only) + left} of {prepared.planned} trials are asked for{also}")
     return Wanted(prepared, only, asked.fresh, asked.whole)
+
+
+def _refuse_unequal(reader: Reader, prepared: PreparedSweep, only: frozenset[str]) -> None:
+    """Raises SpecError where these trials would compete among themselves, while others that compete with them wait."""
+    from dft_sweeps.spec.rungs import group_of, rungs_of
+
+    spec = prepared.sweep.spec
+    if not rungs_of(spec.scheduler):
+        return
+    groups = {trial.training_id: group_of(spec, trial.trial) for trial in prepared.trials}
+    rivals = groups.keys() - only
+    asked = {groups[id_] for id_ in only}
+    finished = reader.finished_trials(rivals, prepared.measures, prepared.sweep_id)
+    waiting = sum(groups[id_] in asked and id_ not in finished for id_ in rivals)
+    if waiting:
+        raise SpecError(
+            f"its scheduler stops trials by comparison with all others, and {waiting} that these compete with are not "
+            f"finished: verdicts among a part would be wrong, and stand; `dft-sweeps rerun {prepared.sweep_id}` runs "
+            "all that is not finished",
+            "--cell, --failed",
+        )
 
 
 def _failed(reader: Reader, row: SweepRow, storage: Path) -> set[str]:

@@ -207,14 +207,14 @@ class Coordinator:
     def _started(self, state: TrialState, event: TrialStarted, evaluations: Evaluations) -> None:
         """What an attempt takes up of an earlier one becomes part of its run, so that its curves are whole."""
         name = state.prepared.trial.name
-        state.started_ms, state.first_step = event.driver_started_ms, event.resumed_at + 1
-        state.interruption, state.up = "", True
-        for step in [step for step in state.outstanding if step > event.resumed_at]:
-            del state.outstanding[step]  # its weights are made again
+        state.begin_attempt(event)
         seconds = (event.worker_started_ms - event.driver_started_ms) / 1000
         self._say("train", f"{name}: started; its worker was up after {seconds:.0f} s")
         if event.note:
             self._say("train", f"{name}: starts from step 0 again: {event.note}")
+        if self._runs.take_up(state.prepared, event.resumed_at):
+            state.evaluated.clear()
+            self._say("train", f"{name}: a new MLflow run, for the earlier attempt's has steps that are trained again")
         if not event.resumed_at:
             return
         self._say("train", f"{name}: resumed at step {event.resumed_at} of {state.prepared.facts.steps}")

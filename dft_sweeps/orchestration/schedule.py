@@ -31,7 +31,8 @@ _TELL_AGAIN_S = 2.0
 class Schedule:
     def __init__(self, prepared: PreparedSweep, runs: TrialRuns, mine: Collection[str], storage: Path) -> None:
         """`mine` are the training ids of the trials to run. What the others have shown counts; what these have, as long
-        as their files are there."""
+        as their files are there. Of those that `mine` compete with, all others have ended: the callers see to that
+        (`dft_sweeps.orchestration.sharing`, `dft_sweeps.cli.rerun`)."""
         self._prepared = prepared
         scheduler = prepared.sweep.spec.scheduler
         self._asha = scheduler if isinstance(scheduler, AshaScheduler) else None

@@ -2,7 +2,9 @@
 
 A process runs the trials that no other runs, then waits for those that others run, and takes what they recorded. A
 trial is free again when it has ended, or when its process has, however that ended; if it is not finished then, who
-waits takes it up from its checkpoints. Nobody holds a trial while waiting for another, so nobody waits for ever.
+waits takes it up from its checkpoints. Trials that compete at a scheduler's rungs are run by one process at a time: it
+takes all that are not finished, or none, for verdicts among a part of them would be wrong and stand. Nobody holds a
+trial while waiting for another, so nobody waits for ever.
 Services are started for what is run, and are not kept while waiting; between the rounds of a search they are.
 """
 
@@ -24,6 +26,7 @@ from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.spending import limits
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.spec.rungs import rungs_of
 from dft_sweeps.tracking.writer import Ended
 
 POLL_S = 1.0
@@ -138,6 +141,10 @@ class _SharedSweep:
         while pending:
             with self._locks.taking():
                 mine = self._locks.take(pending)
+                held = set(pending) - mine
+                if held and rungs_of(self._prepared.sweep.spec.scheduler):
+                    self._locks.release(mine)
+                    mine = set()
             if first or mine:
                 self._runs.refresh()  # what is ours now, nobody else writes any more
                 done = {id_ for id_ in pending if self._is_done(id_)}
@@ -151,7 +158,7 @@ class _SharedSweep:
                 pending = [id_ for id_ in pending if id_ not in mine]
                 finished, failed = finished + outcome.finished, failed | outcome.failed
             elif pending:
-                self._wait(pending)
+                self._wait(held & set(pending))
         self._begin()
         return Outcome(finished, reused, failed)
 
@@ -198,22 +205,22 @@ class _SharedSweep:
                 self._runs.settle(self._locks.unheld(self._ids))
             self._runs.close(status, last)
 
-    def _wait(self, pending: list[str]) -> None:
+    def _wait(self, held: set[str]) -> None:
         """Says for whom, where that is news, and lets a moment pass. They may need what the engines hold."""
         self._engines.close()
         self._serving = None
         self._begin()
         told, at = self._told
-        if set(pending) - told or time.monotonic() - at > REMIND_S:
-            for line in _waits(pending, self._locks):
+        if held - told or time.monotonic() - at > REMIND_S:
+            for line in _waits([id_ for id_ in self._ids if id_ in held], self._locks):
                 self._say("sweep", line)
-            self._told = set(pending), time.monotonic()
+            self._told = held, time.monotonic()
         time.sleep(POLL_S)
 
 
-def _waits(pending: Iterable[str], locks: SweepLocks) -> list[str]:
+def _waits(held: Iterable[str], locks: SweepLocks) -> list[str]:
     by_holder = defaultdict(list)
-    for training_id in pending:
+    for training_id in held:
         by_holder[locks.holder(training_id)].append(training_id)
     lines = []
     for holder, ids in by_holder.items():

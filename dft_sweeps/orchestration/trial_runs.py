@@ -33,6 +33,8 @@ class TrialRuns:
         self.used = used
         """What all attempts at the sweep have used, as far as it is written down."""
         self._open: dict[str, str] = {}
+        self._last_rows: dict[str, int] = {}
+        """By training id: the highest step of which the open run has a row; -1 for none."""
         self._ending: dict[str, str] = {}
         """By id of a run whose end MLflow may not know yet: the training id."""
         self._parent = ""
@@ -107,6 +109,7 @@ class TrialRuns:
 
     def open(self, trial: PreparedTrial) -> None:
         axes = {f"dft.axis.{path}": str(value) for path, value in trial.trial.axes.items()}
+        self._last_rows[trial.training_id] = -1
         self._open[trial.training_id] = self._tracker.open_trial(
             self._parent,
             trial.training_id,
@@ -114,6 +117,15 @@ class TrialRuns:
             flatten(trial.trial.spec.model_dump(mode="json")) | _resolved(trial) | self._graders(),
             axes | {measurements.MODEL_TAG: self._prepared.model.weights_digest},
         )
+
+    def take_up(self, trial: PreparedTrial, step: int) -> bool:
+        """Has an attempt go on from `step`, 0 for nothing, in the open run; in a new one, and says so, where that has
+        rows of what is trained again: bits may differ, and no curve is of two trainings."""
+        if self._last_rows[trial.training_id] <= (step or -1):
+            return False
+        self._tracker.finish(self._open[trial.training_id], "KILLED")
+        self.open(trial)
+        return True
 
     def _graders(self) -> dict[str, str]:
         benchmarks = self._prepared.benchmarks.values()
@@ -134,6 +146,7 @@ class TrialRuns:
         self._tracker.log_file(self._open[training_id], path)
 
     def log_steps(self, training_id: str, rows: list[StepRow]) -> None:
+        self._last_rows[training_id] = max([self._last_rows[training_id], *(row.step for row in rows)])
         self._tracker.log(
             self._open[training_id],
             [MetricRow(key, row.step, value, row.timestamp_ms) for row in rows for key, value in row.metrics.items()],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dft_sweeps.orchestration.mailbox import StepRow
+from dft_sweeps.orchestration.mailbox import StepRow, TrialStarted
 from dft_sweeps.orchestration.prepare import PreparedTrial
 
 
@@ -34,6 +34,12 @@ class TrialState:
     first_step: int = 1
     """Of its present attempt."""
     shown_at: float = 0.0
+
+    def begin_attempt(self, event: TrialStarted) -> None:
+        self.started_ms, self.first_step = event.driver_started_ms, event.resumed_at + 1
+        self.interruption, self.up = "", True
+        for step in [step for step in self.outstanding if step > event.resumed_at]:
+            del self.outstanding[step]  # its weights are made again
 
     @property
     def due(self) -> set[int]:

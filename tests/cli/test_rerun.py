@@ -11,12 +11,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dft_sweeps.cli import rerun
+from dft_sweeps.cli.spec_check import check_spec
 from dft_sweeps.orchestration import sharing
 from dft_sweeps.orchestration.locks import SweepLocks
 from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.spec.errors import SpecError
+from dft_sweeps.spec.placement import ClusterFacts
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Tracker
+from services.allowed import Limits
+from services.checking import Rerun, Surroundings
 from tests.orchestration.file_sweep import SPEC, prepared, write_files, write_rows
 from tests.orchestration.shared_sweep import ScriptedCoordinator, run_scripted
 
@@ -159,6 +163,48 @@ def test_the_sweeps_of_a_figure_are_found_by_their_names(storage: Path, swept: P
     assert shown(storage, "--figure", "3", "--fresh") == [DFT, "objective=focal"]
     assert "'files' is none" in refusal(storage, "files", "--figure", "3")
     assert "say which sweep to rerun" in refusal(storage)
+
+
+HALVED = SPEC.replace("name: files", "name: halved") + "scheduler: {kind: asha, rungs: [1], reduction_factor: 2}\n"
+
+
+def run_halved(storage: Path, swept: PreparedSweep, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A sweep of three trials, of which that with DFT is finished, and that with focal failed."""
+    text = text.replace("kind: [sft, dft]", "kind: [iw_sft, dft, focal]")
+    monkeypatch.setattr(ScriptedCoordinator, "failing", ["objective=focal"])
+    halved = prepared(swept.sweep.directory, text)
+    ids = {trial.training_id for trial in halved.trials[1:]}
+    assert len(run_scripted(halved, storage, lambda topic, line: None, ids).failed) == 1
+    monkeypatch.setattr(ScriptedCoordinator, "failing", [])
+    (storage / "ran").unlink(missing_ok=True)
+
+
+def test_a_part_of_trials_that_compete_is_refused_while_others_are_not_finished(
+    storage: Path, swept: PreparedSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_halved(storage, swept, monkeypatch, HALVED)
+    sweep = reader(storage).find_sweep("halved")
+    for asked in (["--failed"], ["--cell", "train.objective.kind=focal"]):
+        message = refusal(storage, "halved", *asked)
+        assert "1 that these compete with are not finished: verdicts among a part would be wrong" in message
+        assert f"`dft-sweeps rerun {sweep.sweep_id}` runs all that is not finished" in message
+        assert refusal(storage, "halved", *asked, "--dry-run") == message
+    surroundings = Surroundings(ClusterFacts(4.0, 0.0), f"sqlite:///{storage}/mlflow.db", storage)
+    with pytest.raises(SpecError, match="verdicts among a part would be wrong"):
+        check_spec(Rerun(sweep.sweep_id, failed=True), surroundings, Limits(paths=(str(swept.sweep.directory),)))
+    assert ran(storage) == []
+    both = "train.objective.kind=iw_sft", "--cell", "train.objective.kind=focal"
+    assert shown(storage, "halved", "--cell", *both) == ["objective=iw_sft", "objective=focal"]
+    assert call(storage, "halved").return_value == 0
+    (storage / "ran").unlink()
+    assert shown(storage, "halved", "--cell", "train.objective.kind=focal", "--fresh") == ["objective=focal"]
+
+
+def test_a_part_that_competes_with_no_other_is_run(
+    storage: Path, swept: PreparedSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_halved(storage, swept, monkeypatch, HALVED.replace("2}", "2, apart: [train.objective.kind]}"))
+    assert shown(storage, "halved", "--failed") == ["objective=focal"]
 
 
 def test_help_has_an_example() -> None:

@@ -34,6 +34,11 @@ class ScriptedCoordinator:
         self._trials = [trial for trial in prepared.trials if trial.training_id in only]
         self._runs, self._storage, self._say, self._on_end = runs, storage, say, on_end
 
+    def wait(self, name: str) -> None:
+        """Lasts as long as the trial of this name trains."""
+        while not (self._storage / "gate").exists():
+            time.sleep(0.05)
+
     def run(self, pool: object, concurrent: int) -> Outcome:
         failed = {}
         for trial in self._trials:
@@ -42,8 +47,7 @@ class ScriptedCoordinator:
             with (self._storage / "ran").open("a") as ran:
                 ran.write(f"{trial.trial.name}\n")
             self._say("train", f"{trial.trial.name}: started")
-            while not (self._storage / "gate").exists():
-                time.sleep(0.05)
+            self.wait(trial.trial.name)
             if trial.trial.name in self.failing:
                 failed[trial.trial.name] = "as scripted"
             self._runs.finish(trial.training_id, "FAILED" if trial.trial.name in failed else "FINISHED")

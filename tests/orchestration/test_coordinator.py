@@ -55,6 +55,9 @@ class Notes:
         self.points.append((trial.training_id, evaluated.step))
         return "50%"
 
+    def take_up(self, trial: PreparedTrial, step: int) -> bool:
+        return False
+
     def log_steps(self, training_id: str, rows: list[StepRow]) -> None:
         self.steps += [row.step for row in rows]
 

@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +44,13 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sharing, "Coordinator", ScriptedCoordinator)
     monkeypatch.setattr(sharing, "POLL_S", 0.1)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> PreparedSweep:
+    """The sweep of `swept` with a scheduler at whose rungs its trials compete."""
+    text = SPEC + "scheduler: {kind: asha, rungs: [1], reduction_factor: 2}\n"
+    return prepared(write_files(tmp_path_factory.mktemp("halved")), text)
 
 
 def open_gate(storage: Path) -> None:
@@ -156,6 +165,38 @@ def test_a_trial_that_failed_elsewhere_is_taken_up(
     monkeypatch.setattr(ScriptedCoordinator, "failing", [])
     assert run_scripted(swept, storage, lambda topic, line: None).finished == 1
     assert (True, "RUNNING") not in statuses(storage) and (False, "RUNNING") not in statuses(storage)
+
+
+def test_trials_that_compete_are_run_by_one_process_at_a_time(
+    storage: Path, halved: PreparedSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else verdicts would fall among those that failed in the first, while it trains the others."""
+    monkeypatch.setattr(ScriptedCoordinator, "failing", [SFT])
+    opened = threading.Event()
+    monkeypatch.setattr(ScriptedCoordinator, "wait", lambda self, name: name == SFT or opened.wait(300))
+    first = Shell().run(halved, storage)
+    first.says(f"{DFT}: started")  # the one with SFT has failed and is free
+    second = Shell().run(halved, storage)
+    second.says(f"waiting for trial {halved.trials[1].training_id}, which")
+    time.sleep(0.5)  # some looks at the locks
+    assert ran(storage) == [SFT, DFT]
+    opened.set()
+    assert (first.ended().finished, first.ended().failed) == (1, {SFT: "as scripted"})
+    assert (second.ended().reused, second.ended().failed) == (1, {SFT: "as scripted"})
+    assert ran(storage) == [SFT, DFT, SFT]
+
+
+def test_a_sweep_whose_trials_compete_waits_for_one_that_another_sweep_trains(
+    storage: Path, halved: PreparedSweep, other: PreparedSweep
+) -> None:
+    first = Shell().run(other, storage)
+    first.says(f"{DFT}: started")
+    second = Shell().run(halved, storage)
+    second.says(f"waiting for trial {halved.trials[1].training_id}, which")
+    assert ran(storage) == [DFT]
+    open_gate(storage)
+    assert first.ended().finished == 2
+    assert (second.ended().finished, second.ended().reused) == (1, 1)
 
 
 def test_part_of_a_sweep_leaves_it_unfinished(storage: Path, swept: PreparedSweep) -> None:
