@@ -10,6 +10,7 @@ that met the failure gets EngineError (or the swap's own error). A lease whose o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -49,16 +50,16 @@ class Pool:
     adapters: int = 0
 
     @contextmanager
-    def lease(self) -> Iterator[Engine]:
+    def lease(self, wait_s: float | None = None) -> Iterator[Engine]:
         """Waits for a free engine and lends it for the duration of the block. Not for use in an event loop.
 
         The engine holds whatever weights the last lease left in it: swap first. Raises PoolError when the pool is
-        not there or its engine cannot be started again.
+        not there or its engine cannot be started again, TimeoutError when none is free within `wait_s`.
         """
         try:
             answers: Any = serve.get_app_handle(self.name).options(stream=True).lease.remote()
             try:
-                actor, lease_id, timeout_s = next(answers)
+                actor, lease_id, timeout_s = next(answers) if wait_s is None else _within(wait_s, answers)
             except BaseException:
                 answers.cancel()  # or the replica would keep the engine for nobody until the lease times out
                 raise
@@ -73,6 +74,11 @@ class Pool:
     def shutdown(self) -> None:
         """Stops every engine. Open leases end with EngineError."""
         stop_pool(self.name)
+
+
+def _within(seconds: float, answers: Any) -> Any:
+    """The first answer of a request. Serve bounds the waiting for it in an event loop only."""
+    return asyncio.run(asyncio.wait_for(anext(answers), seconds))
 
 
 def find_pool(settings: PoolSettings) -> Pool | None:

@@ -124,6 +124,17 @@ def test_two_leases_on_one_replica_take_turns(pool: Pool, checkpoints: list[Chec
     assert events == ["first ends", "second starts"]
 
 
+def test_a_lease_that_is_not_waited_for_disturbs_none_and_keeps_no_engine(
+    pool: Pool, checkpoints: list[Checkpoint]
+) -> None:
+    with pool.lease() as engine:
+        with pytest.raises(TimeoutError), pool.lease(wait_s=1.0):
+            pass
+        require_works(engine, checkpoints[1])
+    with pool.lease(wait_s=5.0) as engine:
+        require_works(engine, checkpoints[2])
+
+
 def test_idle_lease_is_kept_and_a_released_one_is_refused(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     with pool.lease() as engine:
         time.sleep(8)  # longer than the pool's lease_timeout_s
