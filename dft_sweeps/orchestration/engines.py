@@ -62,6 +62,7 @@ class Engines:
         self._pool, self._prompts, self._graders, self._say = pool, prompts, graders, say
         self._lock = threading.Lock()
         self._leased: set[LeasedEngine] = set()
+        self._closed = False
         self.base: Checkpoint | None = None
         """The model that adapters are put on, once it is known."""
 
@@ -90,8 +91,9 @@ class Engines:
             return bool(self._leased)
 
     def close(self) -> None:
-        """Cancels what is under way."""
+        """Cancels what is under way. An engine that comes later is given back at once."""
         with self._lock:
+            self._closed = True
             for engine in self._leased:
                 engine.release()
 
@@ -125,6 +127,8 @@ class Engines:
     def _lease(self, wait_s: float | None = None) -> Iterator[LeasedEngine]:
         with self._pool.lease(wait_s) as engine:
             with self._lock:
+                if self._closed:
+                    raise RuntimeError("an engine came after the end")
                 self._leased.add(engine)
             try:
                 yield engine

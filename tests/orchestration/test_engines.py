@@ -1,4 +1,4 @@
-"""Engines between sweeps that share a pool: nobody waits for what never comes."""
+"""Engines between sweeps that share a pool, and at a sweep's end: nobody waits for what never comes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.store import EvaluationStore
+from dft_sweeps.orchestration import evaluations
 from dft_sweeps.orchestration.evaluations import Evaluations
 from dft_sweeps.orchestration.prepare import PreparedSweep, prepare
 from dft_sweeps.spec.load import load_sweep
@@ -70,3 +71,45 @@ def test_sweeps_that_share_a_pool_do_not_wait_for_each_other_s_engines(
             side.submit("t-1", checkpoint(3), samplings(prepared))
         landed = [side.landed.get(timeout=10) for side in sweeps]
     assert [result.error for result in landed] == [None, None]
+
+
+class AskedPool(ScriptedPool):
+    """Knows how many leases were asked for."""
+
+    def __init__(self, replicas: int = 1) -> None:
+        super().__init__(replicas=replicas)
+        self.all_asked = threading.Barrier(replicas + 1)
+
+    @contextmanager
+    def lease(self, wait_s: float | None = None) -> Iterator[ScriptedPool]:
+        self.all_asked.wait(10)
+        self.gate.wait()
+        yield self
+
+
+def test_an_engine_that_comes_after_the_end_is_given_back_unused(
+    prepared: PreparedSweep, tmp_path: Path, graders: GraderPool
+) -> None:
+    pool = AskedPool()
+    side = evaluating(prepared, tmp_path, pool, graders)
+    side.submit("t-1", checkpoint(3), samplings(prepared))
+    pool.all_asked.wait(10)
+    threading.Timer(0.5, pool.gate.set).start()
+    side.close()
+    assert pool.swaps == []
+
+
+def test_closing_waits_once_for_all_threads(
+    prepared: PreparedSweep, tmp_path: Path, graders: GraderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluations, "CLOSE_S", 1.0)
+    pool = AskedPool(replicas=4)
+    side = evaluating(prepared, tmp_path, pool, graders)
+    for step in range(4):
+        side.submit("t-1", checkpoint(step), samplings(prepared))
+    pool.all_asked.wait(10)
+    started = time.monotonic()
+    side.close()
+    taken = time.monotonic() - started
+    pool.gate.set()
+    assert taken < 2.5
