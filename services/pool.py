@@ -22,14 +22,17 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
+from dft_sweeps.orchestration.actors import ACTOR_DIED
 from services.engine_log import reason
 from services.lease import Engine
-from services.replica import EngineReplica, PoolSettings
+from services.replica import ENGINE_MARK, EngineReplica, PoolSettings
 
 _UPSCALE_DELAY_S = 2.0
 _STOP_GRACE_S, _STOP_TIMEOUT_S = 5.0, 60.0
 _DRAIN_S = 24 * 3600.0
 """How long a surplus replica may take to end its lease. Serve stops the newest ones, leased or not."""
+
+_ANSWER_S = 10.0
 
 
 class PoolError(RuntimeError):
@@ -115,6 +118,21 @@ def _kill_replicas(name: str) -> None:
         if actor["name"].startswith(f"SERVE_REPLICA::{name}#"):
             with suppress(ValueError):  # it ended meanwhile
                 ray.kill(ray.get_actor(**actor))
+
+
+def engine_nodes() -> list[tuple[str, str]]:
+    """Of every engine on the cluster that is up: the name of its pool, and the id of the node where it lies."""
+    asked: dict[Any, str] = {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["name"].startswith(ENGINE_MARK):
+            with suppress(ValueError):  # it ended meanwhile
+                asked[ray.get_actor(**actor).node.remote()] = actor["name"].removeprefix(ENGINE_MARK).partition("#")[0]
+    answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)  # one that still starts does not
+    found = []
+    for answer in answers:
+        with suppress(*ACTOR_DIED):
+            found.append((asked[answer], ray.get(answer)))
+    return found
 
 
 def start_pool(

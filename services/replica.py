@@ -23,6 +23,9 @@ from services.engine_actor import EngineActor, EngineError
 from services.engine_log import EngineStartError, reason
 from services.engine_settings import EngineSettings
 
+ENGINE_MARK = "ENGINE::"
+"""Before its pool in an engine's name, by which `services.pool.engine_nodes` finds it."""
+
 
 @dataclass(frozen=True)
 class PoolSettings:
@@ -117,7 +120,8 @@ class EngineReplica:
 
     async def _start_engine(self) -> None:
         actor: Any = ray.remote(EngineActor)
-        options = actor.options(**self._settings.engine_resources)
+        name = f"{ENGINE_MARK}{self._settings.name}#{uuid4().hex}"
+        options = actor.options(name=name, **self._settings.engine_resources)
         self._engine: Any = options.remote(self._settings.engine, self._model_directory)
         try:
             await self._engine.ready.remote()

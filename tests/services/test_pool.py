@@ -20,7 +20,7 @@ from ray import serve
 from dft_sweeps.evaluation.generator import Canary, Request
 from services.engine_actor import EngineError
 from services.lease import Engine
-from services.pool import Pool, PoolError, PoolSettings, start_pool
+from services.pool import Pool, PoolError, PoolSettings, engine_nodes, start_pool
 from tests.services.random_policies import ENGINE, Checkpoint, random_prompts, require_works, sampled, wait_until_gone
 
 pytestmark = pytest.mark.ray
@@ -161,6 +161,10 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, check
     with pool.lease() as engine:
         assert 1 < time.monotonic() - started < 20  # the 2.5 million tokens would take minutes
         require_works(engine, checkpoints[1])
+
+
+def test_engines_say_where_they_lie(pool: Pool) -> None:
+    assert [node for name, node in engine_nodes() if name == pool.name] == [ray.get_runtime_context().get_node_id()]
 
 
 def test_lease_on_a_pool_that_is_not_there(cluster: None, pool: Pool) -> None:
