@@ -1,7 +1,8 @@
 """Where a sweep's engines have come to lie, and what room that leaves to its trials.
 
-A plan counts on the places that cost the fewest workers. Ray Serve spreads its replicas over the nodes, and each
-engine starts where its replica is, so two engines of one CPU may leave no node of four whole.
+A plan counts on the places that cost the fewest workers. Engines prefer the node with the least room, but what others
+held when they started, or started with them, may have sent them elsewhere: two of one CPU on two nodes leave none of
+four CPUs whole.
 """
 
 from __future__ import annotations
