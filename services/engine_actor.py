@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
+
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.engine import Cancelled, VllmEngine
 from services.engine_log import told_on_failure
@@ -63,6 +65,10 @@ class EngineActor:
     async def ready(self) -> int:
         """Answers with its process id once the engine is up."""
         return os.getpid()
+
+    async def node(self) -> str:
+        """The id of the node where it lies."""
+        return ray.get_runtime_context().get_node_id()
 
     async def open_lease(self, lease_id: str) -> None:
         """Gives the engine to `lease_id`. Raises EngineError when the engine is broken."""

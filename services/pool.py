@@ -10,6 +10,7 @@ that met the failure gets EngineError (or the swap's own error). A lease whose o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +22,17 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
+from dft_sweeps.orchestration.actors import ACTOR_DIED
 from services.engine_log import reason
 from services.lease import Engine
-from services.replica import EngineReplica, PoolSettings
+from services.replica import ENGINE_MARK, EngineReplica, PoolSettings
 
 _UPSCALE_DELAY_S = 2.0
 _STOP_GRACE_S, _STOP_TIMEOUT_S = 5.0, 60.0
 _DRAIN_S = 24 * 3600.0
 """How long a surplus replica may take to end its lease. Serve stops the newest ones, leased or not."""
+
+_ANSWER_S = 10.0
 
 
 class PoolError(RuntimeError):
@@ -49,16 +53,16 @@ class Pool:
     adapters: int = 0
 
     @contextmanager
-    def lease(self) -> Iterator[Engine]:
+    def lease(self, wait_s: float | None = None) -> Iterator[Engine]:
         """Waits for a free engine and lends it for the duration of the block. Not for use in an event loop.
 
         The engine holds whatever weights the last lease left in it: swap first. Raises PoolError when the pool is
-        not there or its engine cannot be started again.
+        not there or its engine cannot be started again, TimeoutError when none is free within `wait_s`.
         """
         try:
             answers: Any = serve.get_app_handle(self.name).options(stream=True).lease.remote()
             try:
-                actor, lease_id, timeout_s = next(answers)
+                actor, lease_id, timeout_s = next(answers) if wait_s is None else _within(wait_s, answers)
             except BaseException:
                 answers.cancel()  # or the replica would keep the engine for nobody until the lease times out
                 raise
@@ -73,6 +77,11 @@ class Pool:
     def shutdown(self) -> None:
         """Stops every engine. Open leases end with EngineError."""
         stop_pool(self.name)
+
+
+def _within(seconds: float, answers: Any) -> Any:
+    """The first answer of a request. Serve bounds the waiting for it in an event loop only."""
+    return asyncio.run(asyncio.wait_for(anext(answers), seconds))
 
 
 def find_pool(settings: PoolSettings) -> Pool | None:
@@ -109,6 +118,21 @@ def _kill_replicas(name: str) -> None:
         if actor["name"].startswith(f"SERVE_REPLICA::{name}#"):
             with suppress(ValueError):  # it ended meanwhile
                 ray.kill(ray.get_actor(**actor))
+
+
+def engine_nodes() -> list[tuple[str, str]]:
+    """Of every engine on the cluster that is up: the name of its pool, and the id of the node where it lies."""
+    asked: dict[Any, str] = {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["name"].startswith(ENGINE_MARK):
+            with suppress(ValueError):  # it ended meanwhile
+                asked[ray.get_actor(**actor).node.remote()] = actor["name"].removeprefix(ENGINE_MARK).partition("#")[0]
+    answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)  # one that still starts does not
+    found = []
+    for answer in answers:
+        with suppress(*ACTOR_DIED):
+            found.append((asked[answer], ray.get(answer)))
+    return found
 
 
 def start_pool(

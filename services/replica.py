@@ -17,11 +17,16 @@ from typing import Any
 from uuid import uuid4
 
 import ray
+from ray._private.state import available_resources_per_node
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dft_sweeps.orchestration.actors import ACTOR_DIED
 from services.engine_actor import EngineActor, EngineError
 from services.engine_log import EngineStartError, reason
 from services.engine_settings import EngineSettings
+
+ENGINE_MARK = "ENGINE::"
+"""Before its pool in an engine's name, by which `services.pool.engine_nodes` finds it."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,22 @@ class EngineReplica:
 
     async def _start_engine(self) -> None:
         actor: Any = ray.remote(EngineActor)
-        options = actor.options(**self._settings.engine_resources)
+        name = f"{ENGINE_MARK}{self._settings.name}#{uuid4().hex}"
+        takes = self._settings.engine_resources
+        options = actor.options(name=name, scheduling_strategy=_fullest_node(**takes), **takes)
         self._engine: Any = options.remote(self._settings.engine, self._model_directory)
         try:
             await self._engine.ready.remote()
         except ACTOR_DIED as error:
             raise EngineStartError(reason(str(error)).splitlines()) from None
+
+
+def _fullest_node(num_cpus: float, num_gpus: float) -> NodeAffinitySchedulingStrategy | str:
+    """Of the nodes that have room for an engine now the one with the least, which Ray prefers then.
+
+    It would else start the engine beside its replica, which Serve spreads over the nodes; a trial's worker may need a
+    node that is whole. Several that start at the same moment prefer the same node, as long as it holds them.
+    """
+    nodes = [(free.get("GPU", 0.0), free.get("CPU", 0.0), id_) for id_, free in available_resources_per_node().items()]
+    found = [id_ for gpus, cpus, id_ in sorted(nodes) if gpus >= num_gpus and cpus >= num_cpus]
+    return NodeAffinitySchedulingStrategy(found[0], soft=True, _spill_on_unavailable=True) if found else "DEFAULT"

@@ -167,7 +167,8 @@ def run_sweep(
 def _services(
     prepared: PreparedSweep, storage: Path, ray: KeptCluster, say: Say, affordable: Callable[[ClusterFacts], None]
 ) -> Iterator[tuple[Pool, int]]:
-    """The evaluation pool on Ray, for the block's duration, and how many trials fit beside the pool."""
+    """The evaluation pool on Ray, for the block's duration, and how many trials fit beside the pool where it lies."""
+    from dft_sweeps.cli.engine_places import trials_beside
     from dft_sweeps.cli.gather import this_machine
     from dft_sweeps.cli.warm_pool import pool_of
     from dft_sweeps.orchestration.locks import pool_name
@@ -183,7 +184,7 @@ def _services(
     with pool_name(storage, prepared.sweep_id) as name:
         ray.begin_pool(name)
         with pool_of(prepared, name, own, lambda line: say("services", line)) as pool:
-            yield pool, concurrent
+            yield pool, trials_beside(prepared, pool, concurrent, lambda line: say("services", line))
 
 
 def _concurrent_trials(prepared: PreparedSweep, facts: ClusterFacts) -> int:

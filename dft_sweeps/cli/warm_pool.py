@@ -15,7 +15,7 @@ from dft_sweeps.cli.engines import pool_settings, stop_tokens
 
 if TYPE_CHECKING:
     from dft_sweeps.orchestration.prepare import PreparedSweep
-    from dft_sweeps.spec.placement import ClusterFacts
+    from dft_sweeps.spec.placement import ClusterFacts, Resources
     from services.pool import Pool, PoolSettings
 
 Progress = Callable[[str], None]
@@ -92,6 +92,16 @@ def warm_name(settings: PoolSettings, model: Path) -> str:
     return f"warm-{settings.most_replicas}x{takes['num_cpus']:.0f}c{takes['num_gpus']:.0f}g-{digest}"
 
 
+def held_by(name: str) -> tuple[int, Resources] | None:
+    """How many engines a pool of this name may have, and what each takes; None where it is not kept warm."""
+    from dft_sweeps.spec.placement import Resources
+
+    if not (found := _NAME.fullmatch(name)):
+        return None
+    engines, cpus, gpus = map(int, found.groups())
+    return engines, Resources(cpus, gpus)
+
+
 def _refuse_without_room(prepared: PreparedSweep) -> None:
     """Raises SpecError where engines that are kept warm for other sweeps leave too little: they never end, so whatever
     waits for their room waits for ever."""
@@ -111,15 +121,12 @@ def _refuse_without_room(prepared: PreparedSweep) -> None:
 
 def beside(cluster: ClusterFacts, warm: Sequence[str]) -> ClusterFacts:
     """What a cluster has beside warm pools of these names, which are thought to be where there is most room."""
-    from dft_sweeps.spec.placement import Resources
-
     free = list(cluster.by_node)
     for name in warm:
-        found = _NAME.fullmatch(name)
-        assert found is not None, name
-        engines, cpus, gpus = map(int, found.groups())
-        for _ in range(engines):
+        held = held_by(name)
+        assert held is not None, name
+        for _ in range(held[0]):
             free.sort()
-            free[-1] = free[-1].less(Resources(cpus, gpus))
+            free[-1] = free[-1].less(held[1])
     cpus_left, gpus_left = (sum(amounts) for amounts in zip(*free, strict=True))
     return dataclasses.replace(cluster, cpus=cpus_left, gpus=gpus_left, nodes=tuple(free))

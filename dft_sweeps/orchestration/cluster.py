@@ -119,9 +119,20 @@ def cluster_facts() -> ClusterFacts:
     return _facts([node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
+def nodes_by_id() -> dict[str, Resources]:
+    """What each node of the connected cluster has."""
+    import ray
+
+    return {node["NodeID"]: _resources(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+
+
+def _resources(node: Mapping[str, float]) -> Resources:
+    return Resources(node.get("CPU", 0.0), node.get("GPU", 0.0))
+
+
 def _facts(nodes: Sequence[Mapping[str, float]]) -> ClusterFacts:
     """Args: the resources of each node, as Ray counts them."""
-    by_node = tuple(Resources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
+    by_node = tuple(map(_resources, nodes))
     marks = sorted({name for node in nodes for name in node if name.startswith(_ACCELERATOR)})
     # Of an A100 with 40 GB Ray says "A100-40G", its driver "NVIDIA A100-SXM4-40GB".
     devices = tuple(mark.removeprefix(_ACCELERATOR).split("-")[0] for mark in marks)

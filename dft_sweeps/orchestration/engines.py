@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from dft_sweeps.evaluation.results import Completions
 from dft_sweeps.orchestration.mailbox import Checkpoint
 from dft_sweeps.orchestration.shards import LeasedEngine, ask_engines
 
+SPARE_S = 1.0
+"""How long an engine is waited for beside the one that is leased: one that nobody uses comes in much less."""
 ADAPTER_DIRECTORY = "adapter"
 """In the directory of a LoRA checkpoint, whose weights are merged: the same as an adapter of the base model."""
 
@@ -40,7 +42,8 @@ class EnginePool(Protocol):
     def adapters(self) -> int:
         """LoRA adapters that an engine holds side by side; 0 where adapted weights are swapped in merged."""
 
-    def lease(self) -> AbstractContextManager[LeasedEngine]: ...
+    def lease(self, wait_s: float | None = None) -> AbstractContextManager[LeasedEngine]:
+        """Raises TimeoutError where no engine is free within `wait_s`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Engines:
         self._pool, self._prompts, self._graders, self._say = pool, prompts, graders, say
         self._lock = threading.Lock()
         self._leased: set[LeasedEngine] = set()
-        self._sharing = threading.Lock()
+        self._closed = False
         self.base: Checkpoint | None = None
         """The model that adapters are put on, once it is known."""
 
@@ -88,8 +91,9 @@ class Engines:
             return bool(self._leased)
 
     def close(self) -> None:
-        """Cancels what is under way."""
+        """Cancels what is under way. An engine that comes later is given back at once."""
         with self._lock:
+            self._closed = True
             for engine in self._leased:
                 engine.release()
 
@@ -110,20 +114,21 @@ class Engines:
 
     @contextmanager
     def _engines(self, idle: int) -> Iterator[list[LeasedEngine]]:
-        """An engine, and the idle ones. One caller at a time gets several, or two might wait for each other's."""
-        several = self._sharing.acquire(blocking=False)
-        try:
-            count = 1 + (min(idle, self._pool.fewest - 1) if several else 0)
-            with ExitStack() as leases:
-                yield [leases.enter_context(self._lease()) for _ in range(count)]
-        finally:
-            if several:
-                self._sharing.release()
+        """An engine, and of the idle ones what comes at once: whoever holds one must not wait for another, or two, of
+        this sweep or of several on one pool, might wait for each other's."""
+        with ExitStack() as leases:
+            engines = [leases.enter_context(self._lease())]
+            with suppress(TimeoutError):
+                while len(engines) <= min(idle, self._pool.fewest - 1):
+                    engines.append(leases.enter_context(self._lease(SPARE_S)))
+            yield engines
 
     @contextmanager
-    def _lease(self) -> Iterator[LeasedEngine]:
-        with self._pool.lease() as engine:
+    def _lease(self, wait_s: float | None = None) -> Iterator[LeasedEngine]:
+        with self._pool.lease(wait_s) as engine:
             with self._lock:
+                if self._closed:
+                    raise RuntimeError("an engine came after the end")
                 self._leased.add(engine)
             try:
                 yield engine

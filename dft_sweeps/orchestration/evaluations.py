@@ -30,7 +30,7 @@ from dft_sweeps.spec.models import SamplingSpec
 
 ATTEMPTS = 3
 CLOSE_S = 15.0
-"""How long closing waits for a thread; an engine cancels within a decoding step."""
+"""How long closing waits for all threads; an engine cancels within a decoding step."""
 
 
 Results = dict[str, list[Judgements]]
@@ -135,8 +135,9 @@ class Evaluations:
         for _ in self._threads:
             self._put(-1, None)
         self._generated.put(None)
+        deadline = time.monotonic() + CLOSE_S
         for thread in (*self._threads, self._grader):
-            thread.join(CLOSE_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _put(self, step: int, work: _Work | None) -> None:
         self._queue.put(_Queued(step, next(self._numbers), work))

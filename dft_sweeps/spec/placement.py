@@ -54,7 +54,8 @@ def placement(execution: ExecutionSpec, pool: PoolSpec, cluster: ClusterFacts) -
 
     Engines come first: a checkpoint that waits for an engine holds its trial's curve back for ever. Each engine and
     each worker lies on one node; the workers of a trial may lie on several. Where several nodes could hold an engine
-    it is reckoned to lie where it costs the fewest workers.
+    it is reckoned to lie where it costs the fewest workers: Ray may put it elsewhere, so once the engines are up
+    `beside_engines` tells.
     """
     engine, worker = engine_bundle(pool), worker_bundle(execution)
     missing = _too_few(execution, pool, cluster) or _too_large(engine, worker, cluster.by_node)
@@ -65,12 +66,22 @@ def placement(execution: ExecutionSpec, pool: PoolSpec, cluster: ClusterFacts) -
         if not any(node.times(engine) for node in free):
             return 0, _fragmented(placed, pool.replicas, f"engines ({_words(engine)} each)", free)
         _place(engine, worker, free)
+    return beside_engines(execution, free, cluster.drivers)
+
+
+def beside_engines(execution: ExecutionSpec, free: Sequence[Resources], drivers: int | None) -> tuple[int, str]:
+    """How many trials run at a time in what engines leave of the nodes, and what is missing if that is none.
+
+    Args:
+        drivers: as in `ClusterFacts`.
+    """
+    worker = worker_bundle(execution)
     workers = sum(node.times(worker) for node in free)
     if workers < execution.workers:
         return 0, _fragmented(workers, execution.workers, f"workers of one trial ({_words(worker)} each)", free)
-    if cluster.drivers == 0:
+    if drivers == 0:
         return 0, "too little memory on every node for a trial's driver and the processes beside it"
-    limits = (workers // execution.workers, execution.max_concurrent_trials, cluster.drivers)
+    limits = (workers // execution.workers, execution.max_concurrent_trials, drivers)
     return min(limit for limit in limits if limit is not None), ""
 
 

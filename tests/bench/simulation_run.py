@@ -30,7 +30,7 @@ from services import lease
 from services import pool as pools
 from tests.bench.simulation_bound import Bound, lower_bound, of_all_gpus
 from tests.bench.simulation_clock import Clock, Executor, queue_on, threading_on, time_on
-from tests.bench.simulation_services import Costs, Gpus, Graders, Mlflow, Serve, Speeds, ray_of_leases
+from tests.bench.simulation_services import Costs, Gpus, Graders, Mlflow, Serve, Speeds
 from tests.bench.simulation_trials import Mailbox, Tune, length_of
 
 WINDOW_S = 10.0
@@ -165,6 +165,8 @@ def simulate(
     )
 
 
+_RAY_OF_LEASES = SimpleNamespace(get=lambda work: work(), is_initialized=lambda: True)
+"""In the place of `ray` in `services.lease`, where what is asked of an engine is a function."""
 _NOTHING: Any = SimpleNamespace(finished_trials=lambda *_: {}, finished_elsewhere=lambda *_: [])
 """What a reader finds in an empty MLflow."""
 
@@ -204,8 +206,8 @@ def _on(clock: Clock, serve: Serve, tune: Tune, box: Mailbox, graders: Graders) 
         mailbox: {"time": times},
         silence: {"time": times, "ray": SimpleNamespace(available_resources=dict)},
         background: {"queue": queues, "threading": threads, "time": times},
-        pools: {"serve": serve},
-        lease: {"ray": ray_of_leases(), "threading": threads},
+        pools: {"serve": serve, "_within": lambda seconds, _: serve.lease(seconds)},
+        lease: {"ray": _RAY_OF_LEASES, "threading": threads},
         autoscaling_policy: {"time": times},
     }
     with contextlib.ExitStack() as stack:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import queue
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -110,14 +111,18 @@ class Serve:
 
     def get_app_handle(self, name: str) -> Any:
         """``get_app_handle(name).options(stream=True).lease.remote()``."""
-        lease = SimpleNamespace(remote=lambda: _Answers(self._lease()))
+        lease = SimpleNamespace(remote=lambda: _Answers(self))
         return SimpleNamespace(options=lambda stream: SimpleNamespace(lease=lease))
 
-    def _lease(self) -> Iterator[tuple[Actor, str, float]]:
+    def lease(self, wait_s: float | None) -> tuple[Actor, str, float]:
         self._asked += 1
-        actor = self._free.get()
+        try:
+            actor = self._free.get(timeout=wait_s)
+        except queue.Empty:
+            self._asked -= 1
+            raise TimeoutError from None
         actor.open(f"lease-{next(self._numbers)}", self._clock.now)
-        yield actor, actor.lease_id, self._settings.lease_timeout_s
+        return actor, actor.lease_id, self._settings.lease_timeout_s
 
     def ended(self, actor: Actor) -> None:
         """Called by the engine that was leased."""
@@ -172,11 +177,11 @@ def _policy(clock: Clock, settings: PoolSettings) -> Callable[[int, int, int], i
 class _Answers:
     """A streamed answer that can be given up."""
 
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items = items
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
 
     def __next__(self) -> Any:
-        return next(self._items)
+        return self._serve.lease(None)
 
     def cancel(self) -> None:
         """Nothing is held before the answer."""
@@ -232,11 +237,6 @@ class Actor:
     def _check(self, lease_id: str) -> None:
         if lease_id != self.lease_id:
             raise EngineError("this lease has ended")
-
-
-def ray_of_leases() -> SimpleNamespace:
-    """In the place of `ray` in `services.lease`, where what is asked of an engine is a function."""
-    return SimpleNamespace(get=lambda work: work(), is_initialized=lambda: True)
 
 
 class Graders(GraderPool):

@@ -205,7 +205,7 @@ class _Instant:
         self._answers = pickle.dumps([[one() for _ in range(SAMPLES)] for _ in range(QUESTIONS)])
 
     @contextmanager
-    def lease(self) -> Iterator[_Instant]:
+    def lease(self, wait_s: float | None = None) -> Iterator[_Instant]:
         yield self
 
     def swap(self, *_: object) -> None:

@@ -24,7 +24,7 @@ class ScriptedPool:
         self.weights_digest = ""
 
     @contextmanager
-    def lease(self) -> Iterator[ScriptedPool]:
+    def lease(self, wait_s: float | None = None) -> Iterator[ScriptedPool]:
         self.asked.set()
         self.gate.wait(10)
         yield self

@@ -20,7 +20,7 @@ from ray import serve
 from dft_sweeps.evaluation.generator import Canary, Request
 from services.engine_actor import EngineError
 from services.lease import Engine
-from services.pool import Pool, PoolError, PoolSettings, start_pool
+from services.pool import Pool, PoolError, PoolSettings, engine_nodes, start_pool
 from tests.services.random_policies import ENGINE, Checkpoint, random_prompts, require_works, sampled, wait_until_gone
 
 pytestmark = pytest.mark.ray
@@ -124,6 +124,17 @@ def test_two_leases_on_one_replica_take_turns(pool: Pool, checkpoints: list[Chec
     assert events == ["first ends", "second starts"]
 
 
+def test_a_lease_that_is_not_waited_for_disturbs_none_and_keeps_no_engine(
+    pool: Pool, checkpoints: list[Checkpoint]
+) -> None:
+    with pool.lease() as engine:
+        with pytest.raises(TimeoutError), pool.lease(wait_s=1.0):
+            pass
+        require_works(engine, checkpoints[1])
+    with pool.lease(wait_s=5.0) as engine:
+        require_works(engine, checkpoints[2])
+
+
 def test_idle_lease_is_kept_and_a_released_one_is_refused(pool: Pool, checkpoints: list[Checkpoint]) -> None:
     with pool.lease() as engine:
         time.sleep(8)  # longer than the pool's lease_timeout_s
@@ -150,6 +161,10 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, check
     with pool.lease() as engine:
         assert 1 < time.monotonic() - started < 20  # the 2.5 million tokens would take minutes
         require_works(engine, checkpoints[1])
+
+
+def test_engines_say_where_they_lie(pool: Pool) -> None:
+    assert [node for name, node in engine_nodes() if name == pool.name] == [ray.get_runtime_context().get_node_id()]
 
 
 def test_lease_on_a_pool_that_is_not_there(cluster: None, pool: Pool) -> None:
