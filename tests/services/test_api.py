@@ -80,6 +80,14 @@ def test_a_job_that_does_not_start_leaves_nothing(
     assert submitted(client, "trial.train.steps=7")[0] == 201
 
 
+def test_a_name_means_the_sweep_that_waits_where_an_older_one_had_it(client: TestClient, jobs: WrittenDown) -> None:
+    waits = "s-ffffffffffffffff"
+    jobs.start(f"{waits}-a1", Path(), "quickstart", 3)
+    assert client.post("/v1/sweeps/quickstart/cancel").json() == {
+        "sweep_id": waits, "submission_id": f"{waits}-a1", "status": "STOPPED", "cancelled": True,
+    }  # fmt: skip
+
+
 def test_statuses_are_what_mlflow_has_and_the_jobs_beside_it(client: TestClient, jobs: WrittenDown) -> None:
     jobs.start(f"{RECORDED}-a1", Path(), "quickstart", 6)
     (recorded,) = [row for row in client.get("/v1/sweeps").json() if row["sweep_id"] == RECORDED]
