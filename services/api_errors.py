@@ -14,12 +14,14 @@ from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.store import TrackingUnavailable
 from services.api_models import Problem
 from services.checking import Busy
+from services.submissions import RunsSomethingElse
 from services.sweep_views import Unknown
 
 _WORDS = {
     400: "The request cannot be read.",
     401: "There is no token, or it is not the one.",
     404: "There is no such sweep.",
+    409: "The sweep's job has not ended, and does not do what is asked for.",
     413: "The body is too large.",
     422: "The spec or a parameter is wrong, or is not allowed here.",
     429: "Too much is asked for at once.",
@@ -52,6 +54,10 @@ def problems(app: FastAPI) -> None:
     @app.exception_handler(Unknown)
     async def unknown(request: Request, error: Unknown) -> JSONResponse:
         return _answer(404, str(error), hint="GET /v1/sweeps lists the sweeps")
+
+    @app.exception_handler(RunsSomethingElse)
+    async def runs_something_else(request: Request, error: RunsSomethingElse) -> JSONResponse:
+        return _answer(409, str(error), hint="ask again when it has ended, or cancel it first")
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> JSONResponse:

@@ -28,18 +28,19 @@ class StoredJob:
     attempt: int
     name: str
     trials: int
+    rerun: tuple[str, ...] | None = None
+    """Arguments of `dft-sweeps rerun`; None for `run`."""
 
     @property
     def submission_id(self) -> str:
         return f"{self.sweep_id}-a{self.attempt}"
 
 
-def store_job(storage: Path, job: StoredJob, spec: str, rerun: tuple[str, ...] | None, hub: bool) -> Path:
+def store_job(storage: Path, job: StoredJob, spec: str, hub: bool) -> Path:
     """Writes the job's directory, and gives its path.
 
     Args:
         spec: resolved, as YAML.
-        rerun: arguments of `dft-sweeps rerun`; None for `run`.
         hub: whether the job may read from the hub.
     """
     directory = storage / DIRECTORY / job.submission_id
@@ -52,7 +53,7 @@ def store_job(storage: Path, job: StoredJob, spec: str, rerun: tuple[str, ...] |
         "trials": job.trials,
         "storage": str(storage),
         "hub": hub,
-        "rerun": rerun,
+        "rerun": job.rerun,
     }
     (new / "job.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return new.rename(directory)
@@ -65,7 +66,8 @@ def stored_job(storage: Path, submission_id: str) -> StoredJob | None:
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
     # Those of earlier versions say neither name nor trials.
-    return StoredJob(found[1], int(found[2]), content.get("name", found[1]), content.get("trials", 0))
+    name, trials, rerun = content.get("name", found[1]), content.get("trials", 0), content.get("rerun")
+    return StoredJob(found[1], int(found[2]), name, trials, tuple(rerun) if rerun else None)
 
 
 def stored_jobs(storage: Path, sweep_id: str) -> list[StoredJob]:

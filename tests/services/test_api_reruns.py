@@ -54,3 +54,44 @@ def test_what_its_job_would_refuse_is_refused(client: TestClient, sweep_id: str,
     answer = rerun(client, sweep_id, failed=True, seeds=3)
     assert answer.status_code == 422 and "ask for one of the two" in answer.json()["error"], answer.text
     assert jobs.known == before
+
+
+DFT = ["train.objective.kind=dft"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "asked", "served"),
+    [
+        ({"cells": DFT}, {"cells": DFT}, True),
+        ({"cells": DFT}, {"cells": ["train.objective.kind=sft"]}, False),
+        ({"cells": DFT}, {"cells": DFT, "fresh": True}, False),
+        ({"cells": DFT}, {}, False),
+        ({"cells": DFT}, None, False),
+        ({}, {"cells": DFT}, True),
+        ({}, None, True),
+        ({}, {"fresh": True}, False),
+        ({}, {"failed": True}, False),  # it may have them behind it
+        ({"fresh": True}, {"fresh": True}, True),
+        ({"fresh": True}, {"cells": DFT}, True),
+    ],
+)
+def test_a_job_that_runs_serves_what_it_does_and_nothing_else(
+    client: TestClient, sweep_id: str, jobs: WrittenDown, runs: dict[str, object], asked: dict[str, object] | None,
+    served: bool,
+) -> None:  # fmt: skip
+    first = rerun(client, sweep_id, **runs)
+    assert first.status_code == 201, first.text
+    before, job = dict(jobs.known), first.json()["submission_id"]
+    answer = submitted(client) if asked is None else rerun(client, sweep_id, **asked)
+    if served:
+        assert (answer.status_code, answer.json()) == (200, first.json() | {"created": False})
+    else:
+        assert answer.status_code == 409 and f"{job} has not ended" in answer.json()["error"], answer.text
+        assert "when it has ended" in answer.json()["hint"]
+        assert not runs or f"rerun --cell={DFT[0]}" in answer.json()["error"]
+    assert jobs.known == before
+    jobs.end(job, "FAILED")
+    if not served:
+        again = submitted(client)
+        assert again.status_code == 201
+        jobs.end(again.json()["submission_id"], "FAILED")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
 
 from services.allowed import Limits
-from services.checking import Busy, CheckedSpec
+from services.checking import Busy, CheckedSpec, Rerun
 from services.jobs import SweepJob, SweepJobs
-from services.submissions import submit
+from services.submissions import RunsSomethingElse, submit
 from services.submitted_files import LOG, StoredJob, store_job, stored_jobs
 from services.waiting import waiting
 
@@ -57,8 +58,12 @@ def jobs(tmp_path: Path, ray: RayJobs) -> SweepJobs:
     return jobs
 
 
+def spec(number: int) -> CheckedSpec:
+    return CheckedSpec(f"s-{number:016x}", "mine", "m", 2, ("t-1",), "name: mine\n", {})
+
+
 def submitted(jobs: SweepJobs, storage: Path, number: int, at_once: int = 1) -> SweepJob:
-    checked = CheckedSpec(f"s-{number:016x}", "mine", "m", 2, ("t-1",), "name: mine\n", {})
+    checked = spec(number)
     job, created = submit(checked, jobs, storage, Limits(at_once=at_once, sweeps=5), set)
     assert submit(checked, jobs, storage, Limits(at_once=at_once, sweeps=5), set) == (job, False) and created
     return job
@@ -114,6 +119,18 @@ def test_a_service_that_died_between_starting_one_and_noting_it_starts_it_once(
     assert waiting(tmp_path) == []
 
 
+def test_a_job_that_waits_serves_what_it_will_do_and_nothing_else(jobs: SweepJobs, tmp_path: Path) -> None:
+    submitted(jobs, tmp_path, 1)
+    part = replace(spec(2), rerun=Rerun(spec(2).sweep_id, cells=("train.learning_rate=1e-4",)))
+    waits, _ = submit(part, jobs, tmp_path, Limits(), set)
+    assert submit(part, jobs, tmp_path, Limits(), set) == (waits, False)
+    with pytest.raises(
+        RunsSomethingElse, match=f"{waits.submission_id} has not ended.*--cell=train.learning_rate=1e-4"
+    ):
+        submit(spec(2), jobs, tmp_path, Limits(), set)
+    assert waiting(tmp_path) == [waits.submission_id]
+
+
 def test_those_that_wait_outlive_their_cluster(jobs: SweepJobs, ray: RayJobs, tmp_path: Path) -> None:
     first, second = (submitted(jobs, tmp_path, number).submission_id for number in (1, 2))
     ray.known.clear()
@@ -125,7 +142,7 @@ def test_those_that_wait_outlive_their_cluster(jobs: SweepJobs, ray: RayJobs, tm
 def test_a_job_outlives_its_cluster_on_the_storage(jobs: SweepJobs, tmp_path: Path) -> None:
     assert jobs.last(ID) is None and jobs.get(f"{ID}-a1") is None
     for attempt in (1, 2, 10):
-        directory = store_job(tmp_path, StoredJob(ID, attempt, "mine", 4), "name: mine\n", None, False)
+        directory = store_job(tmp_path, StoredJob(ID, attempt, "mine", 4), "name: mine\n", False)
         (directory / LOG).write_text(f"attempt {attempt}\nüber\n", encoding="utf-8")
     assert jobs.last(ID) == SweepJob(f"{ID}-a10", ID, 10, "mine", 4, "GONE")
     assert jobs.get(f"{ID}-a2") == SweepJob(f"{ID}-a2", ID, 2, "mine", 4, "GONE")
@@ -140,5 +157,5 @@ def test_a_job_outlives_its_cluster_on_the_storage(jobs: SweepJobs, tmp_path: Pa
 
 @pytest.mark.parametrize("wanted", ["../x", "*", "s-*", "mine", "", f"{ID}/../x"])
 def test_only_ids_of_sweeps_are_looked_up(wanted: str, jobs: SweepJobs, tmp_path: Path) -> None:
-    store_job(tmp_path, StoredJob(ID, 1, "mine", 4), "name: mine\n", None, False)
+    store_job(tmp_path, StoredJob(ID, 1, "mine", 4), "name: mine\n", False)
     assert stored_jobs(tmp_path, wanted) == [] and jobs.last(wanted) is None
