@@ -5,11 +5,15 @@ A directory is written whole and never changed but for its log; it outlives the 
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+
+from dft_sweeps.data.durable import put_in_place
 
 DIRECTORY = "submissions"
 LOG = "log"
@@ -18,6 +22,7 @@ CANCELLED = "cancelled"
 GONE = "GONE"
 """The status of a job of a cluster that is no more: what became of it MLflow knows."""
 SUBMISSION = re.compile(r"(s-[0-9a-f]{16})-a([1-9][0-9]{0,8})")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,33 @@ def store_job(storage: Path, job: StoredJob, spec: str, hub: bool) -> Path:
         "rerun": job.rerun,
     }
     (new / "job.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return new.rename(directory)
+    put_in_place(new, directory)
+    return directory
 
 
 def stored_job(storage: Path, submission_id: str) -> StoredJob | None:
+    """None where there is none. One whose file is damaged counts as an attempt all the same; its job, where it is still
+    to run, ends with an error of its own."""
     found = SUBMISSION.fullmatch(submission_id)
     file = storage / DIRECTORY / submission_id / "job.json"
-    if found is None or not file.exists():
+    if found is None:
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        _say_damaged(file, str(error))
+        content = {}
     # Those of earlier versions say neither name nor trials.
     name, trials, rerun = content.get("name", found[1]), content.get("trials", 0), content.get("rerun")
     return StoredJob(found[1], int(found[2]), name, trials, tuple(rerun) if rerun else None)
+
+
+@functools.cache
+def _say_damaged(file: Path, reason: str) -> None:
+    """Once, not at every look."""
+    logger.warning("%s is damaged, and what it says of its job is lost: %s", file, reason)
 
 
 def stored_jobs(storage: Path, sweep_id: str) -> list[StoredJob]:

@@ -155,6 +155,23 @@ def test_a_job_outlives_its_cluster_on_the_storage(jobs: SweepJobs, tmp_path: Pa
     assert asyncio.run(followed()) == ["attempt 10", "über"]
 
 
+@pytest.mark.parametrize("left", [b"", b'{"sweep_id": "s-01', b"\0" * 100, b"\xff"])
+def test_a_damaged_file_of_a_job_is_told_of_and_stops_nothing(
+    left: bytes, jobs: SweepJobs, ray: RayJobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, third = (submitted(jobs, tmp_path, number).submission_id for number in (1, 2, 3))
+    (tmp_path / "submissions" / second / "job.json").write_bytes(left)
+    ray.set(first, "SUCCEEDED")
+    for _ in range(2):
+        assert [job.submission_id for job in jobs.all()] == [first, second, third]
+    assert [f"{second}/job.json is damaged" in record.getMessage() for record in caplog.records] == [True]
+    jobs.start_waiting(1)
+    ray.set(second, "FAILED")  # it cannot read its file either
+    jobs.start_waiting(1)
+    assert list(ray.known) == [first, second, third]
+    assert submitted(jobs, tmp_path, 2).submission_id == f"{second[:-3]}-a2"
+
+
 @pytest.mark.parametrize("wanted", ["../x", "*", "s-*", "mine", "", f"{ID}/../x"])
 def test_only_ids_of_sweeps_are_looked_up(wanted: str, jobs: SweepJobs, tmp_path: Path) -> None:
     store_job(tmp_path, StoredJob(ID, 1, "mine", 4), "name: mine\n", False)
