@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from dft_sweeps.data.durable import NO_MORE_WRITES
 from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.store import TrackingUnavailable
@@ -25,7 +26,7 @@ _WORDS = {
     413: "The body is too large.",
     422: "The spec or a parameter is wrong, or is not allowed here.",
     429: "Too much is asked for at once.",
-    503: "Ray or MLflow does not answer.",
+    503: "Ray or MLflow does not answer, or the storage takes no more.",
 }
 PROBLEMS = {status: {"model": Problem, "description": words} for status, words in _WORDS.items()}
 _PLACE = re.compile(r"(?s)(spec\.yaml(?::\d+)?(?:: [\w.\[\]-]+)?|--set [^:\s]+): (.*)")
@@ -64,6 +65,13 @@ def problems(app: FastAPI) -> None:
         answer = _answer(429, str(error), hint="try again in a few seconds")
         answer.headers["Retry-After"] = "5"
         return answer
+
+    @app.exception_handler(OSError)
+    async def storage(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in NO_MORE_WRITES:
+            raise error
+        # Without the path: who submits need not know where the storage is.
+        return _answer(503, f"the storage fails: {error.strerror}", hint="the operator of the service must see to it")
 
     for outage in (ClusterUnavailable, TrackingUnavailable):
         app.add_exception_handler(outage, _unreachable)

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +48,12 @@ def store_job(storage: Path, job: StoredJob, spec: str, hub: bool) -> Path:
     Args:
         spec: resolved, as YAML.
         hub: whether the job may read from the hub.
+
+    Raises:
+        OSError: the storage does not take it; nothing of it is left there.
     """
     directory = storage / DIRECTORY / job.submission_id
     new = directory.with_name(f".{job.submission_id}.{secrets.token_hex(4)}")
-    new.mkdir(parents=True)
-    (new / "spec.yaml").write_text(spec, encoding="utf-8")
     content = {
         "sweep_id": job.sweep_id,
         "name": job.name,
@@ -60,8 +62,14 @@ def store_job(storage: Path, job: StoredJob, spec: str, hub: bool) -> Path:
         "hub": hub,
         "rerun": job.rerun,
     }
-    (new / "job.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    put_in_place(new, directory)
+    try:
+        new.mkdir(parents=True)
+        (new / "spec.yaml").write_text(spec, encoding="utf-8")
+        (new / "job.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        put_in_place(new, directory)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     return directory
 
 
