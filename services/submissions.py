@@ -2,7 +2,7 @@
 behind where it does not start.
 
 The state is Ray's jobs, who waits, and what MLflow holds. A directory per job hands it the spec, takes its log, and is
-written whole before the job starts, and taken away again where Ray refuses the job.
+written whole before the job starts, and taken away again where Ray says that it has no such job.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
+from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.orchestration.locks import file_lock
 from services.allowed import Limits
 from services.checking import Busy, CheckedSpec, Rerun
@@ -71,7 +72,8 @@ def submit(
                     return waiting_job(stored), True
                 created = jobs.start(stored.submission_id, directory, checked.name, checked.trials)
         except BaseException:
-            shutil.rmtree(directory)
+            if _never_began(jobs, stored.submission_id):
+                shutil.rmtree(directory, ignore_errors=True)
             raise
         started = jobs.last(checked.sweep_id)
         assert started is not None, stored.submission_id
@@ -87,6 +89,14 @@ def _refuse_other(job: SweepJob, stored: StoredJob | None, asked: Rerun | None) 
     if not same and (partly or (asked is not None and asked.again)):
         what = f"rerun {' '.join(options)}" if options else "what is missing"
         raise RunsSomethingElse(f"its job {job.submission_id} has not ended, and does less than this asks for: {what}")
+
+
+def _never_began(jobs: Jobs, submission_id: str) -> bool:
+    """Whether Ray says that it has no such job. It may have taken one before it fell silent."""
+    try:
+        return all(job.submission_id != submission_id for job in jobs.all())
+    except ClusterUnavailable:
+        return False
 
 
 def _refuse_too_many(jobs: Jobs, most: int) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
 
+from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from services.allowed import Limits
 from services.checking import Busy, CheckedSpec, Rerun
 from services.jobs import SweepJob, SweepJobs
@@ -153,6 +155,32 @@ def test_a_job_outlives_its_cluster_on_the_storage(jobs: SweepJobs, tmp_path: Pa
         return [line async for line in jobs.follow(f"{ID}-a10")]
 
     assert asyncio.run(followed()) == ["attempt 10", "über"]
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("silent", [True, False])
+def test_what_a_job_may_read_stays_where_ray_fell_silent(
+    taken: bool, silent: bool, jobs: SweepJobs, ray: RayJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = ray.submit_job
+
+    def falls_silent(*_: object, **job: Any) -> None:
+        if taken:
+            take(**job)
+        if silent:
+            monkeypatch.setattr(ray, "list_jobs", no_answer)
+        no_answer()
+
+    def no_answer() -> list[JobDetails]:
+        raise ConnectionError("broken off")
+
+    monkeypatch.setattr(ray, "submit_job", falls_silent)
+    with pytest.raises(ClusterUnavailable, match="broken off"):
+        submit(spec(1), jobs, tmp_path, Limits(), set)
+    assert (tmp_path / "submissions" / f"{spec(1).sweep_id}-a1" / "spec.yaml").exists() == (taken or silent)
+    monkeypatch.undo()
+    found, created = submit(spec(1), jobs, tmp_path, Limits(), set)
+    assert (found.status, created) == ("RUNNING", not taken)
 
 
 @pytest.mark.parametrize("left", [b"", b'{"sweep_id": "s-01', b"\0" * 100, b"\xff"])
