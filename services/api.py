@@ -218,7 +218,8 @@ def _streams(app: FastAPI, parts: _Parts) -> None:
         sweep: SweepName, last_event_id: Annotated[str | None, Header(max_length=64)] = None
     ) -> StreamingResponse:
         """Server-sent events until the sweep's newest job has ended: `log` (a line), `job` and `trials` (whenever they
-        change), `end`. With the header Last-Event-ID it goes on after that event."""
+        change), `unreachable` (what does not answer now), `end`. With the header Last-Event-ID it goes on after that
+        event."""
         job = await _job(parts, sweep)
         stream = api_events.events(parts.jobs, parts.views, job.sweep_id, last_event_id)
         return parts.stream(stream, "text/event-stream")
