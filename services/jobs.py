@@ -84,9 +84,9 @@ class SweepJobs:
 
     @cached_property
     def _client(self) -> JobSubmissionClient:
-        from ray.job_submission import JobSubmissionClient
+        from services.ray_client import BoundedClient
 
-        return JobSubmissionClient(self._address)
+        return BoundedClient(self._address)
 
     def all(self) -> list[SweepJob]:
         """Every job of a sweep that the cluster knows, the newest last, and after them those that wait."""
