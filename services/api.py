@@ -172,9 +172,10 @@ def _health(app: FastAPI) -> None:
 
 
 def _specs(app: FastAPI, parts: _Parts) -> None:
-    @app.post("/v1/sweeps", status_code=201, **_route(429, answers=_FOUND))
+    @app.post("/v1/sweeps", status_code=201, **_route(409, 429, answers=_FOUND))
     async def submit_sweep(body: SpecBody, response: Response) -> Submission:
-        """Starts a sweep, or finds the job that runs it already: 201 where a job was started, 200 where not."""
+        """Starts a sweep, or finds the job that runs it already: 201 where a job was started, 200 where not. A job that
+        runs only a part of it is a 409."""
         return await parts.started(SpecText(body.spec, body.overrides), response)
 
     @app.post("/v1/plans", **_route(429))
@@ -217,14 +218,15 @@ def _streams(app: FastAPI, parts: _Parts) -> None:
         sweep: SweepName, last_event_id: Annotated[str | None, Header(max_length=64)] = None
     ) -> StreamingResponse:
         """Server-sent events until the sweep's newest job has ended: `log` (a line), `job` and `trials` (whenever they
-        change), `end`. With the header Last-Event-ID it goes on after that event."""
+        change), `unreachable` (what does not answer now), `end`. With the header Last-Event-ID it goes on after that
+        event."""
         job = await _job(parts, sweep)
         stream = api_events.events(parts.jobs, parts.views, job.sweep_id, last_event_id)
         return parts.stream(stream, "text/event-stream")
 
 
 def _steering(app: FastAPI, parts: _Parts) -> None:
-    @app.post("/v1/sweeps/{sweep}/rerun", status_code=201, **_route(404, 429, answers=_FOUND))
+    @app.post("/v1/sweeps/{sweep}/rerun", status_code=201, **_route(404, 409, 429, answers=_FOUND))
     async def rerun_sweep(sweep: SweepName, body: RerunBody, response: Response) -> Submission:
         """Runs what is missing of a recorded sweep, or some of its trials again, as `dft-sweeps rerun`."""
         found = (await parts.views.status(sweep)).sweep.sweep_id

@@ -9,21 +9,24 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from dft_sweeps.data.durable import NO_MORE_WRITES
 from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.store import TrackingUnavailable
 from services.api_models import Problem
 from services.checking import Busy
+from services.submissions import RunsSomethingElse
 from services.sweep_views import Unknown
 
 _WORDS = {
     400: "The request cannot be read.",
     401: "There is no token, or it is not the one.",
     404: "There is no such sweep.",
+    409: "The sweep's job has not ended, and does not do what is asked for.",
     413: "The body is too large.",
     422: "The spec or a parameter is wrong, or is not allowed here.",
     429: "Too much is asked for at once.",
-    503: "Ray or MLflow does not answer.",
+    503: "Ray or MLflow does not answer, or the storage takes no more.",
 }
 PROBLEMS = {status: {"model": Problem, "description": words} for status, words in _WORDS.items()}
 _PLACE = re.compile(r"(?s)(spec\.yaml(?::\d+)?(?:: [\w.\[\]-]+)?|--set [^:\s]+): (.*)")
@@ -53,11 +56,22 @@ def problems(app: FastAPI) -> None:
     async def unknown(request: Request, error: Unknown) -> JSONResponse:
         return _answer(404, str(error), hint="GET /v1/sweeps lists the sweeps")
 
+    @app.exception_handler(RunsSomethingElse)
+    async def runs_something_else(request: Request, error: RunsSomethingElse) -> JSONResponse:
+        return _answer(409, str(error), hint="ask again when it has ended, or cancel it first")
+
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> JSONResponse:
         answer = _answer(429, str(error), hint="try again in a few seconds")
         answer.headers["Retry-After"] = "5"
         return answer
+
+    @app.exception_handler(OSError)
+    async def storage(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in NO_MORE_WRITES:
+            raise error
+        # Without the path: who submits need not know where the storage is.
+        return _answer(503, f"the storage fails: {error.strerror}", hint="the operator of the service must see to it")
 
     for outage in (ClusterUnavailable, TrackingUnavailable):
         app.add_exception_handler(outage, _unreachable)

@@ -20,6 +20,8 @@ from services.sweep_views import SweepViews, job_model
 
 POLL_S = 2.0
 """How often status and trials are looked at while the job is silent."""
+ATTEMPTS = 3
+"""How often the log of a job that has ended is read where it breaks off."""
 _ID = re.compile(r"(s-[0-9a-f]{16}-a[1-9][0-9]{0,8})/([0-9]{1,9})")
 
 
@@ -56,38 +58,54 @@ async def _read(
             number += 1
             if number > seen:
                 await into.put((number, line))
-    except (RuntimeError, OSError) as error:
-        await into.put(ClusterUnavailable(f"the log of {submission_id} broke off: {error}"))
+    except Exception as error:  # Ray's client raises what its libraries raise, and whoever reads waits for an end
+        reason = f"{type(error).__name__}: {error}"
+        await into.put(ClusterUnavailable(f"the log of {submission_id} broke off: {reason}"))
     else:
         await into.put(None)
 
 
 async def events(jobs: SweepJobs, views: SweepViews, sweep_id: str, last_event_id: str | None) -> AsyncIterator[str]:
-    """The stream: `log`, `job`, `trials` and, when the newest job has ended, `end`."""
+    """The stream: `log`, `job`, `trials`, `unreachable` and, when the newest job has ended, `end`."""
     submission, seen = _parsed(last_event_id, sweep_id)
     job = await _run(views, jobs.get, submission) if submission else None
     if job is None:
         job, seen = await _run(views, jobs.last, sweep_id), 0
     shown: dict[str, Any] = {}
+    broken, told = 0, ""
     while job is not None:
-        async for item in numbered_lines(jobs, job.submission_id, seen):
-            if item is not None:
-                seen, line = item
-                yield _event("log", {"submission_id": job.submission_id, "line": line}, job, seen)
-                if seen % 20:  # so that a job that prints without a pause does not hide how far its trials are
-                    continue
-            for kind, data in await _news(jobs, views, job, shown):
-                yield _event(kind, data, job, seen)
-            yield ": still here\n\n"
+        try:
+            async for item in numbered_lines(jobs, job.submission_id, seen):
+                if item is not None:
+                    seen, line = item
+                    yield _event("log", {"submission_id": job.submission_id, "line": line}, job, seen)
+                    if seen % 20:  # so that a job that prints without a pause does not hide how far its trials are
+                        continue
+                for kind, data in await _news(jobs, views, job, shown):
+                    yield _event(kind, data, job, seen)
+                yield ": still here\n\n"
+            broken = 0
+        except ClusterUnavailable as error:
+            broken += 1
+            if told != str(error):
+                told = str(error)
+                yield _event("unreachable", {"error": told}, job, seen)
         for kind, data in await _news(jobs, views, job, shown):
             yield _event(kind, data, job, seen)
         newest = await _run(views, jobs.last, sweep_id)
-        if newest is None or newest.submission_id == job.submission_id:
+        last = newest is None or newest.submission_id == job.submission_id
+        if 0 < broken < ATTEMPTS or (newest is not None and last and not newest.ended):
+            yield ": still here\n\n"
+            await asyncio.sleep(
+                POLL_S
+            )  # for the log to be whole again, or the job's end, which may come after its log's
+        elif last:
             ended = job_model(newest or job)
             assert ended is not None
             yield _event("end", ended.model_dump(), job, seen)
             return
-        job, seen = newest, 0
+        else:
+            job, seen, broken = newest, 0, 0
 
 
 async def _news(

@@ -53,6 +53,11 @@ class Rerun:
     seeds: int | None = None
 
     @property
+    def again(self) -> bool:
+        """Whether trials are asked for that a job may have behind it."""
+        return self.fresh or self.failed
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         return (
             self.sweep_id,

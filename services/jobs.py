@@ -84,9 +84,9 @@ class SweepJobs:
 
     @cached_property
     def _client(self) -> JobSubmissionClient:
-        from ray.job_submission import JobSubmissionClient
+        from services.ray_client import BoundedClient
 
-        return JobSubmissionClient(self._address)
+        return BoundedClient(self._address)
 
     def all(self) -> list[SweepJob]:
         """Every job of a sweep that the cluster knows, the newest last, and after them those that wait."""
@@ -238,12 +238,14 @@ class _Refused(ClusterUnavailable):
 
 
 def _reached(call: Callable[[], T]) -> T:
-    """Ray raises ConnectionError where nothing answers and RuntimeError for every answer but 200."""
+    """Ray raises ConnectionError where nothing answers, RuntimeError for every answer but 200, and an error of its own
+    where a token is asked for."""
     import requests
+    from ray.exceptions import RayError
 
     try:
         return call()
-    except (ConnectionError, requests.RequestException) as error:
+    except (ConnectionError, requests.RequestException, RayError) as error:
         raise ClusterUnavailable(f"Ray's dashboard does not answer: {error}") from error
     except RuntimeError as error:
         raise _Refused(f"Ray Jobs: {error}") from error

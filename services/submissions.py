@@ -2,7 +2,7 @@
 behind where it does not start.
 
 The state is Ray's jobs, who waits, and what MLflow holds. A directory per job hands it the spec, takes its log, and is
-written whole before the job starts, and taken away again where Ray refuses the job.
+written whole before the job starts, and taken away again where Ray says that it has no such job.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
+from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.orchestration.locks import file_lock
 from services.allowed import Limits
-from services.checking import Busy, CheckedSpec
+from services.checking import Busy, CheckedSpec, Rerun
 from services.jobs import SweepJob, waiting_job
-from services.submitted_files import DIRECTORY, StoredJob, store_job
+from services.submitted_files import DIRECTORY, StoredJob, store_job, stored_job
 from services.waiting import changing, join, waiting
+
+
+class RunsSomethingElse(RuntimeError):
+    """The sweep's job has not ended, and does not do what is asked for."""
 
 
 class Jobs(Protocol):
@@ -35,13 +40,14 @@ def submit(
 ) -> tuple[SweepJob, bool]:
     """The job of a sweep, and whether it was started now.
 
-    A job that has not ended is the sweep's one job. After it another one starts, where something is missing: trials, or
-    the report of a job that did not come so far.
+    A job that has not ended is the sweep's one job, and the answer to whatever it does anyway. After it another one
+    starts, where something is missing: trials, or the report of a job that did not come so far.
 
     Args:
         finished: gives the training ids that MLflow knows as finished; asked only where that decides.
 
     Raises:
+        RunsSomethingElse: the sweep's job has not ended, and runs only another part of it, or nothing of it again.
         Busy: as many sweeps run and wait as may.
         ClusterUnavailable: Ray does not answer, or does not take the job.
     """
@@ -50,14 +56,15 @@ def submit(
         last = jobs.last(checked.sweep_id)
         fresh = checked.rerun is not None and checked.rerun.fresh
         if last and not last.ended:
+            _refuse_other(last, stored_job(storage, last.submission_id), checked.rerun)
             return last, False
         known = last and last.status == "SUCCEEDED" and not fresh and not checked.to_propose
         if last and known and set(checked.training_ids) <= set(finished()):
             return last, False
         _refuse_too_many(jobs, limits.sweeps)
-        stored = StoredJob(checked.sweep_id, last.attempt + 1 if last else 1, checked.name, checked.trials)
         rerun = checked.rerun.arguments if checked.rerun else None
-        directory = store_job(storage, stored, checked.resolved, rerun, limits.hub)
+        stored = StoredJob(checked.sweep_id, last.attempt + 1 if last else 1, checked.name, checked.trials, rerun)
+        directory = store_job(storage, stored, checked.resolved, limits.hub)
         try:
             with changing(storage):
                 if waiting(storage) or sum(not job.ended for job in jobs.all()) >= limits.at_once:
@@ -65,11 +72,31 @@ def submit(
                     return waiting_job(stored), True
                 created = jobs.start(stored.submission_id, directory, checked.name, checked.trials)
         except BaseException:
-            shutil.rmtree(directory)
+            if _never_began(jobs, stored.submission_id):
+                shutil.rmtree(directory, ignore_errors=True)
             raise
         started = jobs.last(checked.sweep_id)
         assert started is not None, stored.submission_id
         return started, created
+
+
+def _refuse_other(job: SweepJob, stored: StoredJob | None, asked: Rerun | None) -> None:
+    """Refuses what is not among what a job was asked for when it was submitted."""
+    its = stored.rerun if stored else None
+    options = [option for option in its or () if option.startswith("--")]
+    partly = any(option.startswith(("--cell=", "--failed")) for option in options)
+    same = asked is not None and asked.arguments == its
+    if not same and (partly or (asked is not None and asked.again)):
+        what = f"rerun {' '.join(options)}" if options else "what is missing"
+        raise RunsSomethingElse(f"its job {job.submission_id} has not ended, and does less than this asks for: {what}")
+
+
+def _never_began(jobs: Jobs, submission_id: str) -> bool:
+    """Whether Ray says that it has no such job. It may have taken one before it fell silent."""
+    try:
+        return all(job.submission_id != submission_id for job in jobs.all())
+    except ClusterUnavailable:
+        return False
 
 
 def _refuse_too_many(jobs: Jobs, most: int) -> None:

@@ -121,7 +121,8 @@ class SweepViews:
         jobs = self._jobs.all()
         named = [job for job in jobs if wanted == job.name][-1:] or [job for job in jobs if wanted == job.sweep_id]
         row, unknown = self._row(wanted)
-        if named and (row is None or (named[-1].started_ms or 0) > row.started.timestamp() * 1000):
+        # One that waits has not started, and is newer than all that have.
+        if named and (row is None or (named[-1].started_ms or math.inf) > row.started.timestamp() * 1000):
             return self._row(named[-1].sweep_id)[0], named[-1]
         if row:
             return row, self._jobs.last(row.sweep_id)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from dft_sweeps.orchestration.cluster import ClusterUnavailable
@@ -42,28 +43,45 @@ async def keep_tidy(jobs: SweepJobs, views: SweepViews, storage: Path, tracking_
     """Tidies up after every job that failed or was stopped, and those that ended with their cluster before this began,
     once each, for as long as this runs."""
     tidied: set[str] = set()
-    begun = False
+    before: set[str] | None = None
+    failures: set[tuple[str, str]] = set()
     while True:
-        with contextlib.suppress(ClusterUnavailable, TrackingUnavailable):  # it is tried again
+        with _tried_again("looking for jobs that have ended", failures):
             newest = {job.sweep_id: job for job in await views.run(jobs.all)}
-            if not begun:
-                for sweep_id in (await views.run(views.running_now)) - newest.keys():
-                    if stored_jobs(storage, sweep_id):
+            if before is None:
+                running = await views.run(views.running_now)
+                before = {sweep_id for sweep_id in running - newest.keys() if stored_jobs(storage, sweep_id)}
+            ended = {job.submission_id: job.sweep_id for job in newest.values() if job.status in {"FAILED", "STOPPED"}}
+            for key, sweep_id in ({each: each for each in before} | ended).items():
+                if key not in tidied:
+                    with _tried_again(f"tidying up after {sweep_id}", failures):
                         await _tidied(views, storage, tracking_uri, sweep_id)
-                begun = True
-            for job in newest.values():
-                if job.status in {"FAILED", "STOPPED"} and job.submission_id not in tidied:
-                    await _tidied(views, storage, tracking_uri, job.sweep_id)
-                    tidied.add(job.submission_id)
+                        tidied.add(key)
         await asyncio.sleep(EVERY_S)
 
 
 async def keep_starting(jobs: SweepJobs, views: SweepViews, at_once: int) -> None:
     """Starts sweeps that wait when it is their turn, for as long as this runs."""
+    failures: set[tuple[str, str]] = set()
     while True:
-        with contextlib.suppress(ClusterUnavailable):  # it is tried again
+        with _tried_again("starting sweeps that wait", failures):
             await views.run(jobs.start_waiting, at_once)
         await asyncio.sleep(START_EVERY_S)
+
+
+@contextlib.contextmanager
+def _tried_again(what: str, failures: set[tuple[str, str]]) -> Iterator[None]:
+    """A boundary: no error of one round ends those that follow. Each kind is logged once, until a round goes well."""
+    try:
+        yield
+    except Exception as error:
+        kind = (what, type(error).__name__)
+        if kind not in failures:
+            failures.add(kind)
+            outage = isinstance(error, ClusterUnavailable | TrackingUnavailable)
+            logger.warning("%s failed, and is tried again: %s: %s", what, kind[1], error, exc_info=not outage)
+    else:
+        failures.difference_update([kind for kind in failures if kind[0] == what])
 
 
 async def _tidied(views: SweepViews, storage: Path, tracking_uri: str, sweep_id: str) -> None:

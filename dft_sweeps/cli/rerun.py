@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """The options that say what of a sweep is wanted."""
+    """The options that say what of a sweep is wanted. Raises SpecError for those that exclude each other."""
 
     failed: bool
     cells: tuple[str, ...]
     fresh: bool
     seeds: int | None
     overrides: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.failed and self.seeds is not None:
+            raise SpecError("trials of further seeds have not failed; ask for one of the two", "--failed --seeds")
 
     @property
     def changes(self) -> bool:
@@ -117,14 +121,12 @@ def command(
     from dft_sweeps.orchestration.cluster import set_environment
     from dft_sweeps.tracking.reader import Reader
 
-    if failed and seeds is not None:
-        raise SpecError("trials of further seeds have not failed; ask for one of the two", "--failed --seeds")
+    asked = Asked(failed, cells, fresh, seeds, overrides)
     uri = resolve_tracking_uri(storage, tracking_uri)
     reader = Reader(uri)
     if as_json and not dry_run:
         raise SpecError("what would run is shown as JSON; a run itself prints progress", "--json without --dry-run")
     say = (lambda topic, message: None) if as_json else say_since(time.monotonic())
-    asked = Asked(failed, cells, fresh, seeds, overrides)
     wanted = [wanted_of(reader, row, storage, asked, say) for row in sweeps_asked(reader, sweep, figure)]
     if dry_run:
         facts = cluster_at(address)

@@ -76,10 +76,10 @@ def _recorded(rerun: Rerun, surroundings: Surroundings, limits: Limits) -> Wante
     from dft_sweeps.tracking.reader import Reader
     from services.allowed import refuse_forbidden
 
+    asked = Asked(rerun.failed, rerun.cells, rerun.fresh, rerun.seeds, ())
     reader = Reader(surroundings.tracking_uri)
     (row,) = sweeps_asked(reader, rerun.sweep_id, rerun.figure)
     refuse_forbidden(reruns.rerun(reader.spec_text(row), NAME, seeds=rerun.seeds), limits)
-    asked = Asked(rerun.failed, rerun.cells, rerun.fresh, rerun.seeds, ())
     return wanted_of(reader, row, surroundings.storage, asked, lambda topic, line: None)
 
 

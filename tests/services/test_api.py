@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from dft_sweeps.data.durable import NO_MORE_WRITES
 from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.tracking.writer import Tracker
 from tests.report.synthetic_sweep import write_sweep
@@ -78,6 +80,28 @@ def test_a_job_that_does_not_start_leaves_nothing(
     assert {path.name for path in (storage / "submissions").glob("s-*")} == before
     monkeypatch.undo()
     assert submitted(client, "trial.train.steps=7")[0] == 201
+
+
+@pytest.mark.parametrize("number", sorted(NO_MORE_WRITES))
+def test_a_storage_that_takes_no_more_is_an_outage_and_keeps_nothing(
+    number: int, client: TestClient, jobs: WrittenDown, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/a/file")
+
+    before = set((storage / "submissions").glob("*"))
+    monkeypatch.setattr(os, "fsync", fails)
+    code, body = submitted(client, "trial.train.steps=9")
+    assert (code, body["error"]) == (503, f"the storage fails: {os.strerror(number)}")
+    assert {path for path in (storage / "submissions").glob("*") if path.is_dir()} <= before and jobs.known == {}
+
+
+def test_a_name_means_the_sweep_that_waits_where_an_older_one_had_it(client: TestClient, jobs: WrittenDown) -> None:
+    waits = "s-ffffffffffffffff"
+    jobs.start(f"{waits}-a1", Path(), "quickstart", 3)
+    assert client.post("/v1/sweeps/quickstart/cancel").json() == {
+        "sweep_id": waits, "submission_id": f"{waits}-a1", "status": "STOPPED", "cancelled": True,
+    }  # fmt: skip
 
 
 def test_statuses_are_what_mlflow_has_and_the_jobs_beside_it(client: TestClient, jobs: WrittenDown) -> None:

@@ -22,11 +22,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def api_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """The schema of an API that listens on a port of its own, has one recorded sweep, and one that runs."""
+    """The schema of an API that listens on a port of its own and has one recorded sweep, whose job has ended: the
+    events of one that runs go on."""
     storage = tmp_path_factory.mktemp("storage")
     write_sweep(Tracker(f"sqlite:///{storage}/mlflow.db", str(storage / "artifacts")))
     jobs = WrittenDown()
     jobs.start("s-0123456789abcdef-a1", Path(), "quickstart", 6)
+    jobs.end("s-0123456789abcdef-a1", "SUCCEEDED")
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(running_app(storage, jobs), port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)

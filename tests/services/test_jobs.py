@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
 
+from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from services.allowed import Limits
-from services.checking import Busy, CheckedSpec
+from services.checking import Busy, CheckedSpec, Rerun
 from services.jobs import SweepJob, SweepJobs
-from services.submissions import submit
+from services.submissions import RunsSomethingElse, submit
 from services.submitted_files import LOG, StoredJob, store_job, stored_jobs
 from services.waiting import waiting
 
@@ -57,8 +60,12 @@ def jobs(tmp_path: Path, ray: RayJobs) -> SweepJobs:
     return jobs
 
 
+def spec(number: int) -> CheckedSpec:
+    return CheckedSpec(f"s-{number:016x}", "mine", "m", 2, ("t-1",), "name: mine\n", {})
+
+
 def submitted(jobs: SweepJobs, storage: Path, number: int, at_once: int = 1) -> SweepJob:
-    checked = CheckedSpec(f"s-{number:016x}", "mine", "m", 2, ("t-1",), "name: mine\n", {})
+    checked = spec(number)
     job, created = submit(checked, jobs, storage, Limits(at_once=at_once, sweeps=5), set)
     assert submit(checked, jobs, storage, Limits(at_once=at_once, sweeps=5), set) == (job, False) and created
     return job
@@ -114,6 +121,18 @@ def test_a_service_that_died_between_starting_one_and_noting_it_starts_it_once(
     assert waiting(tmp_path) == []
 
 
+def test_a_job_that_waits_serves_what_it_will_do_and_nothing_else(jobs: SweepJobs, tmp_path: Path) -> None:
+    submitted(jobs, tmp_path, 1)
+    part = replace(spec(2), rerun=Rerun(spec(2).sweep_id, cells=("train.learning_rate=1e-4",)))
+    waits, _ = submit(part, jobs, tmp_path, Limits(), set)
+    assert submit(part, jobs, tmp_path, Limits(), set) == (waits, False)
+    with pytest.raises(
+        RunsSomethingElse, match=f"{waits.submission_id} has not ended.*--cell=train.learning_rate=1e-4"
+    ):
+        submit(spec(2), jobs, tmp_path, Limits(), set)
+    assert waiting(tmp_path) == [waits.submission_id]
+
+
 def test_those_that_wait_outlive_their_cluster(jobs: SweepJobs, ray: RayJobs, tmp_path: Path) -> None:
     first, second = (submitted(jobs, tmp_path, number).submission_id for number in (1, 2))
     ray.known.clear()
@@ -125,7 +144,7 @@ def test_those_that_wait_outlive_their_cluster(jobs: SweepJobs, ray: RayJobs, tm
 def test_a_job_outlives_its_cluster_on_the_storage(jobs: SweepJobs, tmp_path: Path) -> None:
     assert jobs.last(ID) is None and jobs.get(f"{ID}-a1") is None
     for attempt in (1, 2, 10):
-        directory = store_job(tmp_path, StoredJob(ID, attempt, "mine", 4), "name: mine\n", None, False)
+        directory = store_job(tmp_path, StoredJob(ID, attempt, "mine", 4), "name: mine\n", False)
         (directory / LOG).write_text(f"attempt {attempt}\nüber\n", encoding="utf-8")
     assert jobs.last(ID) == SweepJob(f"{ID}-a10", ID, 10, "mine", 4, "GONE")
     assert jobs.get(f"{ID}-a2") == SweepJob(f"{ID}-a2", ID, 2, "mine", 4, "GONE")
@@ -138,7 +157,50 @@ def test_a_job_outlives_its_cluster_on_the_storage(jobs: SweepJobs, tmp_path: Pa
     assert asyncio.run(followed()) == ["attempt 10", "über"]
 
 
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("silent", [True, False])
+def test_what_a_job_may_read_stays_where_ray_fell_silent(
+    taken: bool, silent: bool, jobs: SweepJobs, ray: RayJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = ray.submit_job
+
+    def falls_silent(*_: object, **job: Any) -> None:
+        if taken:
+            take(**job)
+        if silent:
+            monkeypatch.setattr(ray, "list_jobs", no_answer)
+        no_answer()
+
+    def no_answer() -> list[JobDetails]:
+        raise ConnectionError("broken off")
+
+    monkeypatch.setattr(ray, "submit_job", falls_silent)
+    with pytest.raises(ClusterUnavailable, match="broken off"):
+        submit(spec(1), jobs, tmp_path, Limits(), set)
+    assert (tmp_path / "submissions" / f"{spec(1).sweep_id}-a1" / "spec.yaml").exists() == (taken or silent)
+    monkeypatch.undo()
+    found, created = submit(spec(1), jobs, tmp_path, Limits(), set)
+    assert (found.status, created) == ("RUNNING", not taken)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"sweep_id": "s-01', b"\0" * 100, b"\xff"])
+def test_a_damaged_file_of_a_job_is_told_of_and_stops_nothing(
+    left: bytes, jobs: SweepJobs, ray: RayJobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, third = (submitted(jobs, tmp_path, number).submission_id for number in (1, 2, 3))
+    (tmp_path / "submissions" / second / "job.json").write_bytes(left)
+    ray.set(first, "SUCCEEDED")
+    for _ in range(2):
+        assert [job.submission_id for job in jobs.all()] == [first, second, third]
+    assert [f"{second}/job.json is damaged" in record.getMessage() for record in caplog.records] == [True]
+    jobs.start_waiting(1)
+    ray.set(second, "FAILED")  # it cannot read its file either
+    jobs.start_waiting(1)
+    assert list(ray.known) == [first, second, third]
+    assert submitted(jobs, tmp_path, 2).submission_id == f"{second[:-3]}-a2"
+
+
 @pytest.mark.parametrize("wanted", ["../x", "*", "s-*", "mine", "", f"{ID}/../x"])
 def test_only_ids_of_sweeps_are_looked_up(wanted: str, jobs: SweepJobs, tmp_path: Path) -> None:
-    store_job(tmp_path, StoredJob(ID, 1, "mine", 4), "name: mine\n", None, False)
+    store_job(tmp_path, StoredJob(ID, 1, "mine", 4), "name: mine\n", False)
     assert stored_jobs(tmp_path, wanted) == [] and jobs.last(wanted) is None
