@@ -150,7 +150,7 @@ def run_sweep(
     tracker = Tracker(uri, artifact_root(storage, uri))
     writer = Background(tracker, storage / "spool", lambda line: say("tracking", line))
     reader = Reader(uri)
-    runs = TrialRuns(writer, reader, prepared, used_hours(uri, prepared.sweep_id))
+    runs = TrialRuns(writer, reader, prepared, partial(used_hours, uri, prepared.sweep_id))
 
     def affordable(facts: ClusterFacts) -> None:
         refuse_unaffordable(prepared, uri, facts, runs.used, only, fresh)

@@ -108,6 +108,8 @@ class Coordinator:
             finally:
                 self._accounts.close()
                 evaluations.close()
+        self._runs.flush()  # with what was used: who takes a trial now reads that
+        self._pass_on_ends()
         failed = {state.prepared.trial.name: state.error for state in self._states.values() if state.error}
         return Outcome(len(self._states) - len(failed), self.done, failed)
 
@@ -142,8 +144,6 @@ class Coordinator:
                 evaluating = sum(len(state.outstanding) for state in running)
                 silence.warn(sum(not state.trained for state in running), evaluating)
                 self._pass_on_ends()
-        self._runs.flush()
-        self._pass_on_ends()
 
     def _pass_on_ends(self) -> None:
         for training_id in self._runs.recorded():

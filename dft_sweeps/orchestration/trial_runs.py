@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import uuid
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from dft_sweeps.evaluation.grading import grader_version
@@ -24,14 +25,22 @@ class TrialRuns:
     """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED.
 
     With a `Background` writer MLflow may be down between the two.
+
+    Args:
+        used: what MLflow has of the hours that attempts at the sweep have used, but the one with this id.
     """
 
     def __init__(
-        self, tracker: Background | Tracker, reader: Reader, prepared: PreparedSweep, used: Hours = NOTHING
+        self,
+        tracker: Background | Tracker,
+        reader: Reader,
+        prepared: PreparedSweep,
+        used: Callable[[str], Hours] = lambda but: NOTHING,
     ) -> None:
         self._tracker, self._prepared = tracker, prepared
-        self.used = used
-        """What all attempts at the sweep have used, as far as it is written down."""
+        self._used, self._attempt = used, uuid.uuid4().hex
+        self._own = self._others = NOTHING
+        """Hours of this process, and of all other attempts at the sweep when they were last read."""
         self._open: dict[str, str] = {}
         self._ending: dict[str, str] = {}
         """By id of a run whose end MLflow may not know yet: the training id."""
@@ -43,8 +52,10 @@ class TrialRuns:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads anew what is finished, processes that have ended before MLflow had everything of theirs included."""
+        """Reads anew what is finished, and what other attempts have used, processes that have ended before MLflow had
+        everything of theirs included."""
         self._tracker.recover()
+        self._others = self._used(self._attempt)
         ids = [trial.training_id for trial in self._prepared.trials]
         self.finished = self._reader.finished_trials(ids, self._prepared.measures, self._prepared.sweep_id)
 
@@ -125,9 +136,15 @@ class TrialRuns:
     def tag_measured(self, training_id: str, measured: Measurement) -> None:
         self.tag(training_id, {measurements.MEASURED_TAG: measured.to_json()})
 
+    @property
+    def used(self) -> Hours:
+        """What all attempts at the sweep have used, as far as it is written down; others' as of the last `refresh`."""
+        return Hours(*(own + others for own, others in zip(self._own, self._others, strict=True)))
+
     def record_hours(self, used: Hours) -> None:
-        self.used = used
-        self._tracker.tag(self._parent, measurements.hours_tags(used))
+        """Writes down this process's share of what all attempts have used; the others' is as of the last `refresh`."""
+        self._own = Hours(*(whole - others for whole, others in zip(used, self._others, strict=True)))
+        self._tracker.tag(self._parent, measurements.hours_tags(self._own, self._attempt))
 
     def add_file(self, training_id: str, path: Path) -> None:
         """Copies a file to the artifacts of the trial's run."""
