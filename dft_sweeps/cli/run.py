@@ -156,7 +156,7 @@ def run_sweep(
         refuse_unaffordable(prepared, uri, facts, runs.used, only, fresh)
 
     def more(sweep: PreparedSweep) -> PreparedSweep | None:
-        return next_round(sweep, reader) if only is None else None
+        return next_round(sweep, reader, partial(say, "sweep")) if only is None else None
 
     with nullcontext(kept) if kept else KeptCluster(address, say) as ray:
         services = partial(_services, prepared, storage, ray, say, affordable)
