@@ -20,6 +20,9 @@ from dft_sweeps.tracking.params import flatten
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Ended, MetricRow, Tracker
 
+ROUND_PATIENCE_S = 600.0
+"""How long MLflow may be away between the rounds of a search."""
+
 
 class TrialRuns:
     """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED.
@@ -185,27 +188,27 @@ class TrialRuns:
         return [self._ending.pop(run_id) for run_id in self._tracker.ended() if run_id in self._ending]
 
     def flush(self) -> None:
-        """Waits until MLflow has everything.
+        """Waits until MLflow has everything; for long where trials are still to be proposed, which needs MLflow.
 
         Raises:
             TrackingUnavailable: it does not answer for long. What it lacks is kept for the next run.
         """
-        self._tracker.flush()
+        self._tracker.flush(ROUND_PATIENCE_S if self._prepared.sweep.to_propose else None)
 
     def close(self, status: Ended, last: bool = True) -> None:
         """Ends whatever trial is still open as KILLED and, where no other process writes the sweep's own run, that
         too: FINISHED once all its trials are, else FAILED or KILLED.
 
         Raises:
-            TrackingUnavailable: as `flush`; the sweep's own run is then ended by the next run.
+            TrackingUnavailable: MLflow does not answer. The next run sends what it lacks, and ends the sweep's own run.
         """
         for training_id in list(self._open):
             self.finish(training_id, "KILLED")
-        self.flush()
+        self._tracker.flush()
         self._link_all()
         if last:
             self._end_sweep(status)
-            self.flush()
+            self._tracker.flush()
 
     def _link_all(self) -> None:
         self.refresh()

@@ -247,7 +247,7 @@ class Tracker:
     def recover(self) -> None:
         """Nothing is ever left: this writer writes at once."""
 
-    def flush(self) -> None:
+    def flush(self, patience_s: float | None = None) -> None:
         """Nothing ever waits, see `recover`."""
 
     def _experiment(self, name: str) -> str:

@@ -21,6 +21,7 @@ from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.spec.search_models import TpeSearch
 from dft_sweeps.tracking.background import Background
 from dft_sweeps.tracking.reader import Reader, TrialRow
+from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import Tracker
 from tests.orchestration.file_sweep import SPEC, prepared, write_files
 from tests.orchestration.shared_sweep import ScriptedCoordinator, services, wait_for
@@ -232,6 +233,27 @@ def test_failed_trials_do_not_keep_a_search_from_going_on(
     mended, _ = run(swept, storage)
     assert (mended.finished, mended.reused) == (2, 10)
     assert listed(storage) == [(training_id, "FINISHED") for training_id in before]
+
+
+def test_an_outage_between_rounds_is_waited_out(
+    storage: Path, swept: PreparedSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it begins once everything of the round before is in: the flush that ends a round has a test of its own."""
+    opened, calls = Tracker.open_sweep, list[str]()
+
+    def unsteady(*given: object) -> str:
+        calls.append("open")
+        if len(calls) in (2, 3, 4):  # the first opens the sweep, the others are of the second round
+            raise TrackingUnavailable("MLflow does not answer: as scripted")
+        return opened(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tracker, "open_sweep", unsteady)
+    outcome, lines = run(swept, storage)
+    assert (outcome.finished, outcome.failed, len(calls)) == (12, {}, 6)
+    assert [line for line in lines if "does not answer" in line] == [
+        "MLflow does not answer: as scripted; waiting for up to 10 minutes"
+    ]
+    assert len(listed(storage)) == 12
 
 
 def test_a_round_that_failed_as_a_whole_is_the_last_until_it_is_mended(
