@@ -150,13 +150,13 @@ def run_sweep(
     tracker = Tracker(uri, artifact_root(storage, uri))
     writer = Background(tracker, storage / "spool", lambda line: say("tracking", line))
     reader = Reader(uri)
-    runs = TrialRuns(writer, reader, prepared, used_hours(uri, prepared.sweep_id))
+    runs = TrialRuns(writer, reader, prepared, partial(used_hours, uri, prepared.sweep_id))
 
     def affordable(facts: ClusterFacts) -> None:
         refuse_unaffordable(prepared, uri, facts, runs.used, only, fresh)
 
     def more(sweep: PreparedSweep) -> PreparedSweep | None:
-        return next_round(sweep, reader) if only is None else None
+        return next_round(sweep, reader, partial(say, "sweep")) if only is None else None
 
     with nullcontext(kept) if kept else KeptCluster(address, say) as ray:
         services = partial(_services, prepared, storage, ray, say, affordable)

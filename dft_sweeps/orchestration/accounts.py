@@ -1,7 +1,8 @@
 """What the coordinator's events say of speed and of what the sweep uses: measured for later plans, held to the budget.
 
-Both stand in MLflow: a trial's speed in a tag of its run, what all attempts at a sweep have used in tags of its own.
-A coordinator that is killed forgets what it used since it last wrote that down.
+Both stand in MLflow: a trial's speed in a tag of its run, what each process has used of a sweep in tags of the sweep's
+run. A coordinator that is killed forgets what it used since it last wrote that down. Processes that run one sweep at
+once learn what the others have used when they take further trials, not in between.
 """
 
 from __future__ import annotations

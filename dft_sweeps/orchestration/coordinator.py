@@ -109,6 +109,8 @@ class Coordinator:
             finally:
                 self._accounts.close()
                 evaluations.close()
+        self._runs.flush()  # with what was used: who takes a trial now reads that
+        self._pass_on_ends()
         failed = {state.prepared.trial.name: state.error for state in self._states.values() if state.error}
         return Outcome(len(self._states) - len(failed), self.done, failed)
 
@@ -135,8 +137,6 @@ class Coordinator:
                     self._schedule.tell(mailbox, running, evaluating and not (landed or evaluations.leasing))
                     silence.warn(running, evaluations.leasing)
                     silence.warn_of_trials(self._schedule.under_way(running))
-        self._runs.flush()
-        self._pass_on_ends()
 
     def _pass(
         self,

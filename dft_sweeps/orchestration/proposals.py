@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,9 +63,13 @@ def recorded(prepared: PreparedSweep, reader: Reader) -> PreparedSweep:
     return prepared.with_points({arm: points[search.batch : count] for arm, points in known.items()})
 
 
-def next_round(prepared: PreparedSweep, reader: Reader) -> PreparedSweep | None:
+def next_round(prepared: PreparedSweep, reader: Reader, say: Callable[[str], None]) -> PreparedSweep | None:
     """The sweep with the points of one more round, or of all those that other processes have listed; None where there
     is no further one. Every trial known so far has ended.
+
+    Args:
+        say: takes a line on why there is none, if an arm's newest round has shown nothing. From failures alone the
+            sampler would draw at random, and what it drew would stay listed.
 
     Raises:
         SpecError: a proposed point makes no trial.
@@ -82,6 +86,14 @@ def next_round(prepared: PreparedSweep, reader: Reader) -> PreparedSweep | None:
     seen: dict[Arm, list[Observation]] = {arm: [] for arm in prepared.arms}
     for each in observations(reader, row, prepared):
         seen[each.arm].append(each)
+    for arm, shown in seen.items():
+        if not any(step for each in shown[-search.batch :] for step in each.values):
+            of = f" of {', '.join(arm)}" if arm else ""
+            say(
+                f"no further round is proposed: of the last one{of}, no trial was measured after step 0, so there is "
+                "nothing to go by; once that is mended, run it again"
+            )
+            return None
     points = {arm: [each.point for each in shown] + propose(search, shown) for arm, shown in seen.items()}
     return prepared.with_points({arm: each[search.batch :] for arm, each in points.items()})
 

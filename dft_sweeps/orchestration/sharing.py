@@ -25,8 +25,9 @@ from dft_sweeps.orchestration.locks import SweepLocks, file_lock
 from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.spending import limits
 from dft_sweeps.orchestration.trial_files import TrialFiles
-from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.orchestration.trial_runs import ROUND_PATIENCE_S, TrialRuns
 from dft_sweeps.spec.rungs import rungs_of
+from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import Ended
 
 POLL_S = 1.0
@@ -111,12 +112,26 @@ class _SharedSweep:
     def run(self, services: Services, only: Collection[str] | None, more: More) -> Outcome:
         with self._engines:
             outcome = self._run(services, [id_ for id_ in self._ids if only is None or id_ in only])
-            while new := self._take_in(more):
+            while new := self._next_round(more):
                 last = self._run(services, new)
                 outcome = Outcome(
                     outcome.finished + last.finished, outcome.reused + last.reused, outcome.failed | last.failed
                 )
         return outcome
+
+    def _next_round(self, more: More) -> list[str]:
+        """As `_take_in`, which needs MLflow at every moment of it; waits where it does not answer."""
+        began, told = time.monotonic(), False
+        while True:
+            try:
+                return self._take_in(more)
+            except TrackingUnavailable as error:
+                if time.monotonic() - began > ROUND_PATIENCE_S:
+                    raise
+                if not told:
+                    self._say("tracking", f"{error}; waiting for up to {ROUND_PATIENCE_S / 60:.0f} minutes")
+                told = True
+            time.sleep(POLL_S)
 
     def _take_in(self, more: More) -> list[str]:
         """Training ids of the trials that the sweep has now beside those that have ended. They are listed in MLflow
@@ -126,10 +141,10 @@ class _SharedSweep:
             found = None if spent else more(self._prepared)
             if found is None:
                 return []
-            known, self._prepared = set(self._ids), found
-            self._ids = [trial.training_id for trial in found.trials]
             with self._locks.taking():
                 self._runs.take_in(found)
+            known, self._prepared = set(self._ids), found
+            self._ids = [trial.training_id for trial in found.trials]
         new = [id_ for id_ in self._ids if id_ not in known]
         left = f"; {found.sweep.to_propose} are to be proposed" if found.sweep.to_propose else ""
         self._say("sweep", f"{len(new)} trials more, {len(self._ids)} of {found.planned}{left}")

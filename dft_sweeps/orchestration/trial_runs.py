@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import uuid
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from dft_sweeps.evaluation.grading import grader_version
@@ -19,19 +20,30 @@ from dft_sweeps.tracking.params import flatten
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.writer import Ended, MetricRow, Tracker
 
+ROUND_PATIENCE_S = 600.0
+"""How long MLflow may be away between the rounds of a search."""
+
 
 class TrialRuns:
     """Writes one sweep, between `begin` and `close`; whatever trial is open at `close` is set KILLED.
 
     With a `Background` writer MLflow may be down between the two.
+
+    Args:
+        used: what MLflow has of the hours that attempts at the sweep have used, but the one with this id.
     """
 
     def __init__(
-        self, tracker: Background | Tracker, reader: Reader, prepared: PreparedSweep, used: Hours = NOTHING
+        self,
+        tracker: Background | Tracker,
+        reader: Reader,
+        prepared: PreparedSweep,
+        used: Callable[[str], Hours] = lambda but: NOTHING,
     ) -> None:
         self._tracker, self._prepared = tracker, prepared
-        self.used = used
-        """What all attempts at the sweep have used, as far as it is written down."""
+        self._used, self._attempt = used, uuid.uuid4().hex
+        self._own = self._others = NOTHING
+        """Hours of this process, and of all other attempts at the sweep when they were last read."""
         self._open: dict[str, str] = {}
         self._last_rows: dict[str, int] = {}
         """By training id: the highest step of which the open run has a row; -1 for none."""
@@ -45,8 +57,10 @@ class TrialRuns:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads anew what is finished, processes that have ended before MLflow had everything of theirs included."""
+        """Reads anew what is finished, and what other attempts have used, processes that have ended before MLflow had
+        everything of theirs included."""
         self._tracker.recover()
+        self._others = self._used(self._attempt)
         ids = [trial.training_id for trial in self._prepared.trials]
         self.finished = self._reader.finished_trials(ids, self._prepared.measures, self._prepared.sweep_id)
 
@@ -137,9 +151,15 @@ class TrialRuns:
     def tag_measured(self, training_id: str, measured: Measurement) -> None:
         self.tag(training_id, {measurements.MEASURED_TAG: measured.to_json()})
 
+    @property
+    def used(self) -> Hours:
+        """What all attempts at the sweep have used, as far as it is written down; others' as of the last `refresh`."""
+        return Hours(*(own + others for own, others in zip(self._own, self._others, strict=True)))
+
     def record_hours(self, used: Hours) -> None:
-        self.used = used
-        self._tracker.tag(self._parent, measurements.hours_tags(used))
+        """Writes down this process's share of what all attempts have used; the others' is as of the last `refresh`."""
+        self._own = Hours(*(whole - others for whole, others in zip(used, self._others, strict=True)))
+        self._tracker.tag(self._parent, measurements.hours_tags(self._own, self._attempt))
 
     def add_file(self, training_id: str, path: Path) -> None:
         """Copies a file to the artifacts of the trial's run."""
@@ -181,27 +201,27 @@ class TrialRuns:
         return [self._ending.pop(run_id) for run_id in self._tracker.ended() if run_id in self._ending]
 
     def flush(self) -> None:
-        """Waits until MLflow has everything.
+        """Waits until MLflow has everything; for long where trials are still to be proposed, which needs MLflow.
 
         Raises:
             TrackingUnavailable: it does not answer for long. What it lacks is kept for the next run.
         """
-        self._tracker.flush()
+        self._tracker.flush(ROUND_PATIENCE_S if self._prepared.sweep.to_propose else None)
 
     def close(self, status: Ended, last: bool = True) -> None:
         """Ends whatever trial is still open as KILLED and, where no other process writes the sweep's own run, that
         too: FINISHED once all its trials are, else FAILED or KILLED.
 
         Raises:
-            TrackingUnavailable: as `flush`; the sweep's own run is then ended by the next run.
+            TrackingUnavailable: MLflow does not answer. The next run sends what it lacks, and ends the sweep's own run.
         """
         for training_id in list(self._open):
             self.finish(training_id, "KILLED")
-        self.flush()
+        self._tracker.flush()
         self._link_all()
         if last:
             self._end_sweep(status)
-            self.flush()
+            self._tracker.flush()
 
     def _link_all(self) -> None:
         self.refresh()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Literal
 
 from dft_sweeps.spec.identity import digest
@@ -133,7 +133,8 @@ def known_costs(
         lengths=_lengths(measurements),
         tokens_per_completion=cost.tokens_per_completion,
         start_s=cost.start_s,
-        workers_start_s=fmean(cold) if cold else cost.workers_start_s,
+        # The median: on a shared cluster some of them waited for hours until others gave their GPUs back.
+        workers_start_s=median(cold) if cold else cost.workers_start_s,
         price_per_gpu_hour=cost.price_per_gpu_hour,
     )
 

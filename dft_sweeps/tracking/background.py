@@ -151,8 +151,11 @@ class Background:
         """Ids of the runs whose end has got into MLflow since the last call."""
         return [self._ended.get() for _ in range(self._ended.qsize())]
 
-    def flush(self) -> None:
+    def flush(self, patience_s: float | None = None) -> None:
         """Waits until MLflow has everything.
+
+        Args:
+            patience_s: how long without any write getting in, where that is longer than this writer's.
 
         Raises:
             TrackingUnavailable: nothing got in for long. The rest is left to the next process.
@@ -161,7 +164,7 @@ class Background:
         if self._sending is None or self._thread is None:
             return
         sending = self._sending
-        self._await(sending)
+        self._await(sending, patience_s or self._patience_s)
         self._stop.set()
         self._hurry.set()
         with self._changed:
@@ -181,15 +184,18 @@ class Background:
         )
         raise self._error
 
-    def _await(self, sending: Sending) -> None:
-        left, since = sending.waiting, time.monotonic()
+    def _await(self, sending: Sending, patience_s: float) -> None:
+        left, since, told = sending.waiting, time.monotonic(), patience_s <= self._patience_s
         self._hurry.set()
         with self._changed:
-            while sending.waiting and not self._error and time.monotonic() - since < self._patience_s:
+            while sending.waiting and not self._error and time.monotonic() - since < patience_s:
                 self._changed.notify_all()  # an interrupt may have come between a write and this
                 if sending.waiting != left:
                     left, since = sending.waiting, time.monotonic()
                 self._changed.wait(0.2)
+                if not told and time.monotonic() - since >= TELL_AFTER_S:
+                    told = True
+                    self._say(f"waiting for MLflow for up to {patience_s / 60:.0f} minutes")
 
     def _raise_error(self) -> None:
         if self._error:

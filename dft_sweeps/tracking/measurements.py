@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dft_sweeps.spec.costs import Measurement
-from dft_sweeps.spec.reckoning import NOTHING, Hours
+from dft_sweeps.spec.reckoning import Hours
 from dft_sweeps.tracking import names
 from dft_sweeps.tracking.search import search_runs, sweep_experiments
 from dft_sweeps.tracking.store import connect, outage_as_error
@@ -16,7 +16,9 @@ MEASURED_TAG = "dft.measured"
 """On trials: a `Measurement` as JSON."""
 GPU_HOURS_TAG = "dft.gpu_hours"
 CPU_HOURS_TAG = "dft.cpu_hours"
-"""On sweeps: what all attempts at them have used."""
+"""On sweeps, with a dot and an attempt's id behind it: what that attempt has used, so that none writes over what
+another has written. Alone: what all attempts had used until they were told apart."""
+_HOURS_TAGS = (CPU_HOURS_TAG, GPU_HOURS_TAG)
 MOST_RUNS = 50
 """The newest runs that a plan learns from."""
 
@@ -35,17 +37,18 @@ def measurements(tracking_uri: str, weights_digest: str, devices: tuple[str, ...
     return found
 
 
-def hours_tags(used: Hours) -> dict[str, str]:
-    return {CPU_HOURS_TAG: str(used.cpus), GPU_HOURS_TAG: str(used.gpus)}
+def hours_tags(used: Hours, attempt: str) -> dict[str, str]:
+    """Of what one attempt has used, in all."""
+    return {f"{tag}.{attempt}": str(hours) for tag, hours in zip(_HOURS_TAGS, used, strict=True)}
 
 
 @outage_as_error
-def used_hours(tracking_uri: str, sweep_id: str) -> Hours:
-    """What all attempts at a sweep have used."""
-    condition = f"tags.`{names.SWEEP_ID_TAG}` = '{sweep_id}' and tags.`{CPU_HOURS_TAG}` != ''"
-    for tags in _tags(tracking_uri, condition):
-        return Hours(float(tags[CPU_HOURS_TAG]), float(tags[GPU_HOURS_TAG]))
-    return NOTHING
+def used_hours(tracking_uri: str, sweep_id: str, but: str = "") -> Hours:
+    """What all attempts at a sweep have used, except for the attempt `but`."""
+    own_runs = f"tags.`{names.SWEEP_ID_TAG}` = '{sweep_id}' and tags.`{names.PARENT_TAG}` IS NULL"
+    written = [item for tags in _tags(tracking_uri, own_runs) for item in tags.items()]
+    others = [(key, value) for key, value in written if not key.endswith(f".{but}")]
+    return Hours(*(sum(float(value) for key, value in others if key.startswith(tag)) for tag in _HOURS_TAGS))
 
 
 def _tags(tracking_uri: str, wanted: str) -> list[dict[str, str]]:

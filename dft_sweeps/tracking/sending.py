@@ -62,8 +62,8 @@ class Sending:
         """Sends about a megabyte of what waits.
 
         Raises:
-            TrackingUnavailable: MLflow does not answer.
-            OSError: the artifact store or the spool's storage failed.
+            TrackingUnavailable: MLflow or the artifact store does not answer.
+            OSError: the file system of either, or of the spool, failed.
             MlflowException: MLflow refuses a write. What got in before any of these counts as sent.
         """
         rows: dict[str, list[MetricRow]] = {}

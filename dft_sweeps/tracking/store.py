@@ -43,7 +43,7 @@ _PASSWORDS = (
 
 
 class TrackingUnavailable(RuntimeError):
-    """MLflow's server or database does not answer, or refuses this client."""
+    """MLflow's server, database or artifact store does not answer, or refuses this client."""
 
 
 def connect(tracking_uri: str, create: bool) -> MlflowClient:
@@ -106,6 +106,24 @@ def outage_as_error(method: Callable[P, T]) -> Callable[P, T]:
             raise
 
     return call
+
+
+@contextlib.contextmanager
+def artifact_store() -> Iterator[None]:
+    """For the block, which does nothing but write artifacts, what a store's own client raises is an outage.
+
+    MLflow lets pass whatever that client raises, and boto3's errors have no type in common with anyone else's. Hence
+    any error is caught here: most mean that the store is away for a moment, and one that does not go away is told when
+    waiting for it ends. MLflow's own, the file system's and refusals of what was given keep their types.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError, ValueError):
+        raise
+    except Exception as error:
+        raise TrackingUnavailable(masked(f"the artifact store does not answer: {error}")) from error
 
 
 def _is_outage(error: MlflowException) -> bool:

@@ -1,9 +1,8 @@
 """Writes sweeps, trials and their measurements to MLflow. One process, and one thread of it, writes a sweep.
 
 Every method can be repeated: opening finds what is there, and a row already logged is left alone, so a
-coordinator that died and replays never doubles a point. A dead coordinator leaves its runs in RUNNING;
-`reconcile` settles them. A parent run becomes visible to readers (by its tag) only after its artifacts are
-written.
+coordinator that died and replays never doubles a point. A dead coordinator leaves its runs in RUNNING; `reconcile`
+settles them. A parent run becomes visible to readers (by its tag) only after its artifacts are written.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from dft_sweeps.tracking.links import Reused, link_tags
 from dft_sweeps.tracking.listing import grown
 from dft_sweeps.tracking.params import check_limits
 from dft_sweeps.tracking.search import finished_runs, search_runs, sweep_experiments
-from dft_sweeps.tracking.store import connect, masked, outage_as_error
+from dft_sweeps.tracking.store import artifact_store, connect, masked, outage_as_error
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -93,9 +92,10 @@ class Tracker:
         parents = [run for run in found if names.PARENT_TAG not in run.data.tags]
         run_id = parents[0].info.run_id if parents else self._new_run(experiment_id, f"{name} {sweep_id}", {})
         try:
-            self._client.log_text(run_id, spec_text, names.SPEC_ARTIFACT)
             listed = grown(self._client, self._client.get_run(run_id), trials)
-            self._client.log_text(run_id, json.dumps(listed, indent=1), names.TRIALS_ARTIFACT)
+            with artifact_store():
+                self._client.log_text(run_id, spec_text, names.SPEC_ARTIFACT)
+                self._client.log_text(run_id, json.dumps(listed, indent=1), names.TRIALS_ARTIFACT)
             self._name_trials(run_id, sweep_id, [trial["training_id"] for trial in listed], measures)
             if to_propose is not None:
                 self._client.set_tag(run_id, names.TO_PROPOSE_TAG, str(to_propose + len(trials) - len(listed)))
@@ -207,11 +207,13 @@ class Tracker:
                 self._client.set_tag(sweep.info.run_id, f"{names.TRIAL_TAG}{tags[names.TRAINING_ID_TAG]}", run_id)
 
     @outage_as_error
+    @artifact_store()
     def log_file(self, run_id: str, path: str | Path, artifact_path: str | None = None) -> None:
         """Copies the file into folder `artifact_path` of the run's artifacts, over one of its name."""
         self._client.log_artifact(run_id, str(path), artifact_path)
 
     @outage_as_error
+    @artifact_store()
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Writes the text as an artifact of the run, over one of its path."""
         self._client.log_text(run_id, text, path)
@@ -245,7 +247,7 @@ class Tracker:
     def recover(self) -> None:
         """Nothing is ever left: this writer writes at once."""
 
-    def flush(self) -> None:
+    def flush(self, patience_s: float | None = None) -> None:
         """Nothing ever waits, see `recover`."""
 
     def _experiment(self, name: str) -> str:
@@ -260,8 +262,7 @@ class Tracker:
                 "name",
             )
         self._client.set_experiment_tag(experiment.experiment_id, names.EXPERIMENT_TAG, "1")
-        existing: str = experiment.experiment_id
-        return existing
+        return str(experiment.experiment_id)
 
     def _search(self, experiment_id: str, condition: str) -> list[Run]:
         """Newest first."""
@@ -269,8 +270,7 @@ class Tracker:
 
     def _new_run(self, experiment_id: str, name: str, tags: Mapping[str, str], started_ms: int | None = None) -> str:
         run = self._client.create_run(experiment_id, start_time=started_ms, tags=dict(tags), run_name=name)
-        run_id: str = run.info.run_id
-        return run_id
+        return str(run.info.run_id)
 
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -141,7 +141,7 @@ def sweep(storage: Path, *overrides: str, text: str = SPEC, concurrent: int = 1,
     prepared = prepare(load_sweep(path, overrides))
     uri = f"sqlite:///{storage}/mlflow.db"
     tracker = Tracker(uri, str(storage / "artifacts"))
-    runs = TrialRuns(tracker, Reader(uri), prepared, used_hours(uri, prepared.sweep_id))
+    runs = TrialRuns(tracker, Reader(uri), prepared, partial(used_hours, uri, prepared.sweep_id))
     lines: list[str] = []
     times: list[float] = []
 

@@ -21,6 +21,7 @@ from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.spec.search_models import TpeSearch
 from dft_sweeps.tracking.background import Background
 from dft_sweeps.tracking.reader import Reader, TrialRow
+from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import Tracker
 from tests.orchestration.file_sweep import SPEC, prepared, write_files
 from tests.orchestration.shared_sweep import ScriptedCoordinator, services, wait_for
@@ -36,7 +37,8 @@ ROUNDS = SPEC.replace("axes:\n  train.objective.kind: [sft, dft]\n", "").replace
 
 
 class MeasuringCoordinator(ScriptedCoordinator):
-    """Logs `accuracy` of a trial's point, at its last step; trials of `stuck` are interrupted."""
+    """Logs `accuracy` of a trial's point, at its last step, or of the base model if it fails; trials of `stuck` are
+    interrupted."""
 
     stuck: Callable[[int], bool] = staticmethod(lambda count: False)
     count = 0
@@ -51,7 +53,8 @@ class MeasuringCoordinator(ScriptedCoordinator):
 
         def measured(training_id: str, status: str) -> None:
             [trial] = [each for each in self._trials if each.training_id == training_id]
-            runs.log_steps(training_id, [StepRow(6, 1_000, {log: accuracy(trial.trial.point)})])
+            shown = {6: accuracy(trial.trial.point)} if status == "FINISHED" else {0: 0.3}
+            runs.log_steps(training_id, [StepRow(step, 1_000, {log: value}) for step, value in shown.items()])
             finish(training_id, status)  # type: ignore[arg-type]
 
         runs.finish = measured  # type: ignore[method-assign,assignment]
@@ -107,7 +110,7 @@ def run(swept: PreparedSweep, storage: Path, only: Collection[str] | None = None
     known = recorded(swept, reader)
     runs = TrialRuns(tracker, reader, known)
     say = lambda topic, line: lines.append(line)  # noqa: E731
-    more = (lambda sweep: next_round(sweep, reader)) if only is None else (lambda sweep: None)
+    more = (lambda sweep: next_round(sweep, reader, lines.append)) if only is None else (lambda sweep: None)
     return sharing.run_missing(known, runs, storage, say, services, only, more=more), lines
 
 
@@ -230,6 +233,46 @@ def test_failed_trials_do_not_keep_a_search_from_going_on(
     mended, _ = run(swept, storage)
     assert (mended.finished, mended.reused) == (2, 10)
     assert listed(storage) == [(training_id, "FINISHED") for training_id in before]
+
+
+def test_an_outage_between_rounds_is_waited_out(
+    storage: Path, swept: PreparedSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it begins once everything of the round before is in: the flush that ends a round has a test of its own."""
+    opened, calls = Tracker.open_sweep, list[str]()
+
+    def unsteady(*given: object) -> str:
+        calls.append("open")
+        if len(calls) in (2, 3, 4):  # the first opens the sweep, the others are of the second round
+            raise TrackingUnavailable("MLflow does not answer: as scripted")
+        return opened(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tracker, "open_sweep", unsteady)
+    outcome, lines = run(swept, storage)
+    assert (outcome.finished, outcome.failed, len(calls)) == (12, {}, 6)
+    assert [line for line in lines if "does not answer" in line] == [
+        "MLflow does not answer: as scripted; waiting for up to 10 minutes"
+    ]
+    assert len(listed(storage)) == 12
+
+
+def test_a_round_that_failed_as_a_whole_is_the_last_until_it_is_mended(
+    storage: Path, swept: PreparedSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = [trial.trial.name for trial in swept.trials if trial.trial.axes["variant"] == "other"]
+    monkeypatch.setattr(MeasuringCoordinator, "failing", failing)
+    outcome, lines = run(swept, storage)
+    assert (outcome.finished, sorted(outcome.failed)) == (2, sorted(failing))
+    [line] = [line for line in lines if "no further round" in line]
+    assert line == (
+        "no further round is proposed: of the last one of other, no trial was measured after step 0, so there is "
+        "nothing to go by; once that is mended, run it again"
+    )
+    sweep = Reader(f"sqlite:///{storage}/mlflow.db").find_sweep("files")
+    assert (sweep.status, sweep.trials, sweep.to_propose) == ("FAILED", 4, 8)
+    monkeypatch.setattr(MeasuringCoordinator, "failing", [])
+    mended, _ = run(swept, storage)
+    assert (mended.finished, mended.reused, mended.failed) == (10, 2, {})
 
 
 def test_two_shells_propose_the_same_and_run_every_trial_once(storage: Path, swept: PreparedSweep) -> None:

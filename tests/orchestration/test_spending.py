@@ -11,11 +11,16 @@ import pytest
 from dft_sweeps.cli.gather import plan_of
 from dft_sweeps.orchestration import accounts
 from dft_sweeps.orchestration.spending import RECORD_EVERY_S, Spending, refuse_over_budget
+from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import BudgetSpec, CostSpec, ExecutionSpec, PoolSpec, SweepSpec
 from dft_sweeps.spec.placement import ClusterFacts
 from dft_sweeps.spec.reckoning import NOTHING, Hours
+from dft_sweeps.tracking.background import Background
 from dft_sweeps.tracking.measurements import used_hours
+from dft_sweeps.tracking.reader import Reader
+from dft_sweeps.tracking.store import TrackingUnavailable
+from dft_sweeps.tracking.writer import Tracker
 from tests.orchestration.file_sweep import SPEC, prepared, write_files
 from tests.orchestration.real_trials import saved_step, sweep
 
@@ -156,6 +161,46 @@ def test_it_is_written_down_now_and_then() -> None:
         clock.now += 1
         seen.append(count.to_record())
     assert [index + 1 for index, due in enumerate(seen) if due] == [RECORD_EVERY_S * time for time in (1, 2, 3)]
+
+
+# --- of several processes ---------------------------------------------------------------------------------------------
+
+
+def process(directory: Path) -> TrialRuns:
+    """One that runs the sweep of `SPEC`."""
+    swept, uri = prepared(directory), f"sqlite:///{directory}/mlflow.db"
+    tracker = Background(Tracker(uri, str(directory / "artifacts")), directory / "spool", print, patience_s=0.5)
+    return TrialRuns(tracker, Reader(uri), swept, partial(used_hours, uri, swept.sweep_id))
+
+
+def test_what_processes_use_beside_each_other_and_leave_unsent_is_one_sum(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*given: object) -> None:
+        raise TrackingUnavailable("no answer")
+
+    first, second = process(directory), process(directory)
+    for runs in (first, second):
+        runs.begin()
+    first.record_hours(Hours(3.0, 1.0))
+    first.flush()
+    second.refresh()  # as when it takes the trials that it waited for
+    assert second.used == Hours(3.0, 1.0)
+    second.record_hours(Hours(4.5, 1.5))  # all in all, of which 1.5 and 0.5 are its own
+    second.flush()
+    first.record_hours(Hours(3.5, 1.25))
+    first.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "tag", unavailable)
+        second.record_hours(Hours(5.5, 2.0))
+        with pytest.raises(TrackingUnavailable, match="rows wait in"):
+            second.flush()
+    third = process(directory)
+    assert third.used == Hours(6.0, 2.25)
+    third.begin()
+    third.record_hours(Hours(7.0, 2.5))
+    third.flush()
+    assert process(directory).used == Hours(7.0, 2.5)
 
 
 @pytest.mark.ray

@@ -266,6 +266,12 @@ def test_of_several_measurements_the_whole_counts(sweep: Sweep) -> None:
     assert costs.workers_start_s == 15.0  # the other's were up before
 
 
+def test_a_trial_that_queued_for_hours_does_not_say_how_long_workers_take(sweep: Sweep) -> None:
+    starts = (14.0, 16.0, 3 * 3600.0)  # the last waited for GPUs that others held
+    measured = tuple(measurement(sweep, workers_start_s=seconds) for seconds in starts)
+    assert plan_of(sweep, measured=measured).costs.workers_start_s == 16.0
+
+
 def test_an_objective_is_measured_by_itself_where_it_was(sweep: Sweep) -> None:
     slow = measurement(sweep, objective="dft", train_tokens=500)
     costs = plan_of(sweep, measured=(measurement(sweep), slow)).costs

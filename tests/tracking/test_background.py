@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,19 @@ def test_an_interrupt_amid_a_write_leaves_nothing_waiting_for_ever(
     [(status, _, tags, _, _)] = read_back(tracker, "s-torn")
     assert (status, tags["dft.threads"]) == ("KILLED", "2")
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_flush_may_be_given_more_patience_and_says_so_once(
+    writer: Background, tracker: Unsteady, said: list[str]
+) -> None:
+    parent = writer.open_sweep("background", "s-patient", "", TRIALS, "m")
+    tracker.down = True
+    writer.finish(write_trial(writer, parent, 0), "FINISHED")
+    back = threading.Timer(4.0, lambda: setattr(tracker, "down", False))  # the writer's own patience is 2 s
+    back.start()
+    writer.flush(patience_s=120.0)
+    assert [each[0] for each in read_back(tracker, "s-patient")] == ["FINISHED"]
+    assert [line for line in said if "waiting" in line] == ["waiting for MLflow for up to 2 minutes"]
 
 
 def test_what_mlflow_refuses_is_raised_and_does_not_poison_later_runs(

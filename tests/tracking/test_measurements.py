@@ -44,7 +44,12 @@ def test_what_a_sweep_used_stands_on_its_own_run(tmp_path: Path) -> None:
     tracker = Tracker(uri, str(tmp_path / "artifacts"))
     run = tracker.open_sweep("a", "s-a", "name: a\n", [], "m")
     assert used_hours(uri, "s-a") == NOTHING
-    tracker.tag(run, hours_tags(Hours(1.25, 0.5)))
-    tracker.tag(run, hours_tags(Hours(2.25, 0.75)))
+    tracker.tag(run, hours_tags(Hours(1.25, 0.5), "one"))
+    tracker.tag(run, hours_tags(Hours(2.25, 0.75), "one"))
     assert used_hours(uri, "s-a") == Hours(2.25, 0.75)
+    tracker.tag(run, hours_tags(Hours(1.0, 0.5), "two"))
+    assert used_hours(uri, "s-a") == Hours(3.25, 1.25)
+    assert used_hours(uri, "s-a", but="one") == Hours(1.0, 0.5)
+    tracker.tag(run, {"dft.cpu_hours": "4.0", "dft.gpu_hours": "2.0"})  # as all attempts together once wrote it
+    assert used_hours(uri, "s-a") == Hours(7.25, 3.25)
     assert used_hours(uri, "s-b") == NOTHING
