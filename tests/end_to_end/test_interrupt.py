@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.conftest import FinishedSweep, Whole
-from tests.end_to_end.disturbing import DRAWS, Strike, database, dice, require_whole, sweep, taken_up
+from tests.end_to_end.conftest import FinishedSweep
+from tests.end_to_end.disturbing import DRAWS, database, dice, taken_up
 from tests.end_to_end.running import SPEC, at, kill_hard, kill_train_worker, nothing, run
 from tests.orchestration.real_trials import TIMES_AND_MEMORY, saved_step
 
@@ -40,9 +40,9 @@ def test_an_interrupted_sweep_is_taken_up_again_and_ends_the_same(
     assert "Traceback" not in interrupted.text
     assert interrupted.left == []
     reader = Reader(uri)
-    row = reader.find_sweep("end-to-end")
-    first, second = reader.trials(row)
-    assert row.status == "KILLED"
+    sweep = reader.find_sweep("end-to-end")
+    first, second = reader.trials(sweep)
+    assert sweep.status == "KILLED"
     assert second.status == "KILLED"
     assert first.status in {"FINISHED", "KILLED"}  # trained, but perhaps its last evaluation was under way
 
@@ -59,10 +59,21 @@ def test_ctrl_c_while_services_start_leaves_nothing(tmp_path: Path) -> None:
     assert interrupted.left == []
 
 
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the longer sweep's curves are, which was not disturbed."""
+    storage = tmp_path_factory.mktemp("longer")
+    finished = run("run", str(SPEC), *LONGER, "--storage", str(storage))
+    assert finished.code == 0, finished.text
+    return database(storage)
+
+
 @pytest.mark.parametrize("draw", DRAWS)
-def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(whole: Whole, tmp_path: Path, draw: int) -> None:
-    storage, step = tmp_path / "killed", dice("killed hard", draw).randint(2, 5)  # workers train on until they notice
-    killed = sweep(storage, strike=Strike(lambda: saved_step(storage) >= step, kill_hard, still=nothing))
+def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(longer: str, tmp_path: Path, draw: int) -> None:
+    """Of 40 steps, for its workers train on until they notice: 9 were done by then, and ended a trial of 12."""
+    storage, step = tmp_path / "killed", dice("killed hard", draw).randint(2, 8)
+    arguments = ("run", str(SPEC), *LONGER, "--storage", str(storage))
+    killed = run(*arguments, disturb=at(lambda: saved_step(storage) >= step, kill_hard, nothing))
     assert killed.code == -9, killed.text
     assert killed.left == []
     reader = Reader(database(storage))
@@ -70,13 +81,14 @@ def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(whole: Whole,
     reached = saved_step(storage)
     assert reached >= step
 
-    resumed = sweep(storage)
-    require_whole(resumed, database(storage), whole.points)
-    assert f"objective=sft: resumed at step {reached} of 12" in resumed.text
+    resumed = run(*arguments)
+    assert resumed.code == 0, resumed.text
+    assert f"objective=sft: resumed at step {reached} of 40" in resumed.text
     first, second = reader.trials(reader.find_sweep("end-to-end"))
     assert (first.resumed_at, second.resumed_at) == (reached, None)
     assert {first.status, second.status} == {"FINISHED"}
     assert (first.mixed_provenance, second.mixed_provenance) == (None, None)
+    assert curves(database(storage)) == curves(longer)
     print(f"step {reached}: {taken_up(resumed)}")
 
 
@@ -92,8 +104,8 @@ def test_a_killed_worker_fails_its_trial_alone_where_it_may_not_be_taken_up(tmp_
     assert trace is not None and "drive_trial" in Path(trace[1]).read_text()
     assert disturbed.left == []
     reader = Reader(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    row = reader.find_sweep("end-to-end")
-    assert (row.status, [trial.status for trial in reader.trials(row)]) == ("FAILED", ["FAILED", "FINISHED"])
+    sweep = reader.find_sweep("end-to-end")
+    assert (sweep.status, [trial.status for trial in reader.trials(sweep)]) == ("FAILED", ["FAILED", "FINISHED"])
 
     mended = run(*arguments)
     assert mended.code == 0, mended.text
