@@ -69,8 +69,8 @@ system-packages:
 	@{ ls /usr/lib/postgresql/*/bin/initdb && command -v chromium; } > /dev/null 2>&1 || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  echo "==> installing Debian's postgresql and chromium for the tests"; \
-	  apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+	  apt-get update -qq -o Acquire::Retries=5 && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o Acquire::Retries=5 --no-install-recommends \
 	    postgresql chromium fonts-dejavu-core > /dev/null || echo "they could not be installed"; \
 	else echo "postgresql or chromium is not installed: the tests that need it are skipped"; fi
 

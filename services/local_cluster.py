@@ -7,8 +7,6 @@ they all want one port, and it cannot be told another.
 from __future__ import annotations
 
 import os
-import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,11 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from dft_sweeps.orchestration.cluster import ClusterUnavailable, nothing_at
+from dft_sweeps.orchestration.cluster import ClusterUnavailable, free_ports, nothing_at
 
 LOOPBACK = "127.0.0.1"
-_PORTS = range(20_000, 30_000)
-"""Below those that the kernel gives to whoever asks for any, which would take ours before Ray gets there."""
 LOG = "ray-start.log"
 START_S, STOP_S = 120.0, 20.0
 
@@ -36,7 +32,7 @@ def local_cluster(storage: Path) -> Iterator[str]:
     Raises:
         ClusterUnavailable: it does not start; says where its log is.
     """
-    port, agent_port = _two_free_ports()
+    port, agent_port = free_ports(2)
     log = storage / LOG
     dashboard = os.environ["RAY_API_SERVER_ADDRESS"].rpartition(":")[2]
     options = {
@@ -63,17 +59,6 @@ def local_cluster(storage: Path) -> Iterator[str]:
         yield f"{LOOPBACK}:{port}"
     finally:
         _end(process)
-
-
-def _two_free_ports() -> list[int]:
-    found = []
-    for port in random.sample(_PORTS, 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("", port))
-            found.append(port)
-    if len(found) < 2:
-        raise ClusterUnavailable(f"no port from {_PORTS.start} to {_PORTS.stop} is free")
-    return found[:2]
 
 
 def _await(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

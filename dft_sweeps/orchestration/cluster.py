@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import signal
 import socket
@@ -23,6 +24,8 @@ tests/bench/simulation.py). Asked for, so that Ray spreads the drivers of many t
 would keep a driver's own workers from the last free CPU for ever."""
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = "127.0.0.1"
+_PORTS = range(20_000, 30_000)
+"""Below those that the kernel gives to whoever asks for any, which would take ours before it is used, seconds later."""
 _ACCELERATOR = "accelerator_type:"
 """Before the kind of a node's GPUs, among its resources."""
 _PROCESSORS = ("x86_64", "aarch64", "arm64")
@@ -60,10 +63,20 @@ def set_environment(address: str | None) -> None:
 
 
 def free_port() -> int:
-    """A TCP port that nothing uses on loopback now."""
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return probe.getsockname()[1]
+    """A TCP port that nothing uses on this machine now."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ones. Raises ClusterUnavailable."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, 100):  # a seeded generator would draw the same in every process
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ClusterUnavailable(f"no port from {_PORTS.start} to {_PORTS.stop} is free")
 
 
 class ClusterUnavailable(RuntimeError):

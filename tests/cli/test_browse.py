@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dft_sweeps.cli import list_, report, status, ui
+from dft_sweeps.orchestration.cluster import free_port
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.shared_view import view_state
@@ -174,9 +175,7 @@ def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ui_serves_and_leaves_no_process(storage: Path, number: signal.Signals) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable,
         "-c",

@@ -111,7 +111,7 @@ def test_checkpoints_of_one_architecture_are_evaluated_on_one_engine(evaluated: 
     assert accuracies["greedy"] > 0.9
     assert [row["accuracy"] for row in flat["results"] if row["sampling"] == "sampled"] < [0.2]
     assert (base["error"], flat["error"]) == (None, None)
-    assert base["swap_seconds"] < base["seconds"] < 30
+    assert base["swap_seconds"] < base["seconds"]
     text = evaluated.outcome.text
     assert text.count("evaluation engines: 1 of 1 ready") == 1
     assert "2 checkpoints, 20 questions: up to 120 completions to generate" in text

@@ -205,7 +205,7 @@ def test_plan_for_a_cluster_of_several_nodes(tmp_path: Path) -> None:
     """Two nodes of 2 and 3 CPUs: five in sum, but no worker of 4 ever fits; nothing is started there."""
     ended = subprocess.run(
         [sys.executable, "-c", CLUSTER.format(spec=str(QUICKSTART), storage=str(tmp_path))],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]
     fits, too_large = (json.loads(part) for part in ended.stdout.split("====")[1:3])

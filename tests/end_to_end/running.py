@@ -162,14 +162,19 @@ def run(
     threading.Thread(target=disturbing, args=(Running(started, lines, times, process, mark),), daemon=True).start()
     done = at_line is None
     assert process.stdout is not None
-    for line in process.stdout:
-        times.append(time.monotonic())
-        lines.append(line.rstrip("\n"))
-        if not done and at_line in line:
-            done = True
-            do(process.pid, mark)
-    code = process.wait()
-    watchdog.cancel()
+    try:
+        for line in process.stdout:
+            times.append(time.monotonic())
+            lines.append(line.rstrip("\n"))
+            if not done and at_line in line:
+                done = True
+                do(process.pid, mark)
+        code = process.wait()
+    finally:
+        watchdog.cancel()
+        if process.poll() is None:  # the test was given up
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if errors:
         raise AssertionError(f"{errors[0]}:\n" + "\n".join(lines)) from errors[0]
     return Finished(started, lines, times, code, _survivors(mark, code))

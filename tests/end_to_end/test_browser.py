@@ -6,17 +6,17 @@ import base64
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dft_sweeps.orchestration.cluster import free_port
 from dft_sweeps.tracking.reader import Reader, TrialRow
 from dft_sweeps.tracking.writer import Tracker
 from tests.end_to_end.running import heed_interrupts
@@ -30,11 +30,17 @@ ASSISTANT = """document.querySelector('[data-component-id="mlflow.assistant.chat
 """Closes the panel that MLflow opens on somebody's first visit."""
 DOTS = "document.querySelectorAll('.js-plotly-plot .scatterlayer .point').length"
 CHARTS = """[...document.querySelectorAll('.js-plotly-plot')].map(chart => ({
-  axis: chart.layout.xaxis.title.text,
+  axis: chart.layout.xaxis.title?.text,
   dots: chart.querySelectorAll('.scatterlayer .point').length,
   curves: chart.data.map(({name, x, y}) => [name, [...x].map((step, at) => [step, y[at]])]),
 }))"""
 """What plotly was given, and how many dots it drew."""
+ONE_BY_STEP = """(charts => {
+  const found = charts.filter(chart => chart.axis === 'Step');
+  return found.length === 1 && found;
+})"""
+TYPED_S = 40.0
+"""Within which the page has drawn what is searched for."""
 
 
 class Page:
@@ -47,7 +53,7 @@ class Page:
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._sent += 1
         self._connection.send(json.dumps({"id": self._sent, "method": method, "params": params}))
-        while (answer := json.loads(self._connection.recv(timeout=30))).get("id") != self._sent:
+        while (answer := json.loads(self._connection.recv(timeout=120))).get("id") != self._sent:
             pass  # an event
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]
@@ -56,10 +62,13 @@ class Page:
     def value(self, expression: str) -> Any:
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 90) -> Any:
+    def until(self, expression: str, again: Callable[[], object] = lambda: None, seconds: float = 240) -> Any:
+        """Its value once it is one; until then, `again` is done now and then: what the page was told too early is
+        lost."""
         end = time.monotonic() + seconds
         while not (found := self.value(expression)):
             assert time.monotonic() < end, f"never held: {expression}; the page says:\n{self.text()}"
+            again()
             time.sleep(0.2)
         return found
 
@@ -68,6 +77,11 @@ class Page:
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+
+def pages(browser: Page) -> list[str]:
+    """The targets that are pages; a browser that has just started has none yet."""
+    return [each["targetId"] for each in browser.call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
 
 
 @pytest.fixture
@@ -83,14 +97,16 @@ def page(tmp_path: Path) -> Iterator[Page]:
             [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=log, stderr=log
         )
     try:
-        port_file, end = profile / "DevToolsActivePort", time.monotonic() + 30
+        port_file, end = profile / "DevToolsActivePort", time.monotonic() + 120
         while not (port_file.exists() and port_file.read_text().count("\n")):
             assert browser.poll() is None and time.monotonic() < end, (tmp_path / "browser.log").read_text()
             time.sleep(0.1)
         port, path = port_file.read_text().split()
         with connect(f"ws://127.0.0.1:{port}{path}", max_size=None) as whole:
-            targets = Page(whole).call("Target.getTargets")["targetInfos"]
-        (target,) = (each["targetId"] for each in targets if each["type"] == "page")
+            while not (targets := pages(Page(whole))):
+                assert time.monotonic() < end, (tmp_path / "browser.log").read_text()
+                time.sleep(0.1)
+        (target,) = targets
         with connect(f"ws://127.0.0.1:{port}/devtools/page/{target}", max_size=None) as own:
             yield Page(own)
     finally:
@@ -111,9 +127,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def served(sweep: str, storage: Path) -> Iterator[str]:
     """The address that `dft-sweeps ui` prints, while it serves."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "dft_sweeps.cli.main", "ui", sweep, "--storage", str(storage), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     try:
@@ -131,10 +145,8 @@ def test_trials_of_another_experiment_are_drawn_among_mlflows_charts(storage: Pa
     with served("again", storage) as address:
         page.call("Page.navigate", url=address)
         page.until(f"{SEARCH} !== null")
-        page.value(f"{SEARCH}.focus()")
-        page.call("Input.insertText", text=HEADLINE)
-        page.until(f"{SEARCH}.value === '{HEADLINE}' && {DOTS} >= 6 * 7")
-        (chart,) = [chart for chart in page.value(CHARTS) if chart["axis"] == "Step"]
+        searched = f"{SEARCH}.value === '{HEADLINE}' && {DOTS} >= 6 * 7"
+        (chart,) = page.until(f"{searched} && {ONE_BY_STEP}({CHARTS})", searching(page))
         text = page.text()
         page.screenshot(tmp_path / "page.png")
     assert [row.name for row in rows if row.name not in text] == []
@@ -142,6 +154,20 @@ def test_trials_of_another_experiment_are_drawn_among_mlflows_charts(storage: Pa
     assert len(rows) == 6
     assert dict(chart["curves"]) == stored_curves(reader, rows, HEADLINE)
     assert chart["dots"] == 6 * 7
+
+
+def searching(page: Page) -> Callable[[], None]:
+    """Types the headline's name where charts are searched for, and anew where that came to nothing."""
+    typed = -TYPED_S
+
+    def again() -> None:
+        nonlocal typed
+        if page.value(f"{SEARCH}.value") != HEADLINE or time.monotonic() > typed + TYPED_S:
+            page.value(f"{SEARCH}.focus(), {SEARCH}.select(), document.execCommand('delete')")
+            page.call("Input.insertText", text=HEADLINE)
+            typed = time.monotonic()
+
+    return again
 
 
 def stored_curves(reader: Reader, rows: list[TrialRow], key: str) -> dict[str, list[list[float]]]:
@@ -158,9 +184,8 @@ def test_one_page_has_accuracy_by_step_and_by_what_is_swept(storage: Path, page:
     with served("quickstart", storage) as address:
         page.call("Page.navigate", url=address)
         page.until(f"{ASSISTANT} !== null")
-        page.value(f"{ASSISTANT}.click()")
-        page.until(f"{DOTS} >= 3 * 6 * 7 + 6")
-        charts, text = page.value(CHARTS), page.text()
+        charts = page.until(f"{DOTS} >= 3 * 6 * 7 + 6 && {CHARTS}", lambda: page.value(f"{ASSISTANT}?.click()"))
+        text = page.text()
         page.screenshot(tmp_path / "page.png")
     assert [row.name for row in rows if row.name not in text] == []
     by_step = [dict(chart["curves"]) for chart in charts if chart["axis"] == "Step"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,32 +11,16 @@ from dft_sweeps.orchestration.cluster import free_port
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.conftest import FinishedSweep
 from tests.end_to_end.running import SPEC, run
+from tests.services.served import ray_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-RAY = Path(sys.executable).with_name("ray")
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """A cluster of one node and three logical CPUs, started as an operator does and ended by its own processes."""
-    port, dashboard = free_port(), free_port()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    head = subprocess.Popen(
-        [RAY, "start", "--head", "--block", "--num-cpus=3", "--node-ip-address=127.0.0.1", f"--port={port}",
-         f"--dashboard-port={dashboard}", "--disable-usage-stats"],
-        env=environment | {"RAY_AUTH_MODE": "disabled", "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    said = []
-    for line in head.stdout:
-        said.append(line)
-        if "--block" in line:
-            break
-    else:
-        pytest.fail("".join(said))
-    yield f"127.0.0.1:{port}"
-    head.terminate()
-    head.communicate(timeout=60)
+def address() -> Iterator[str]:
+    """A cluster of one node and three logical CPUs."""
+    with ray_head(cpus=3) as head:
+        yield head.address
 
 
 def curve(tracking_uri: str, key: str) -> dict[str, list[tuple[int, float]]]:

@@ -12,17 +12,16 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.conftest import Whole
 from tests.end_to_end.disturbing import (
     CHECKPOINTS,
     DRAWS,
     GENERATIONS,
     AtWork,
-    Points,
     Strike,
     database,
     dice,
@@ -35,27 +34,11 @@ from tests.end_to_end.disturbing import (
 from tests.end_to_end.running import kill_hard, kill_train_worker
 from tests.orchestration.real_trials import saved_step
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2700)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(2700)]
 ATTEMPT_FAILED, EVALUATED = r"step (\d+): attempt 1 failed", r"step {} .*\(swap"
 WORK_S = (0.05, 0.2)
 """Of an engine for a set of weights (CPU seconds): more than a lease takes, less than a swap and a generation."""
 draws = pytest.mark.parametrize("draw", DRAWS)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """The undisturbed run."""
-
-    storage: Path
-    points: Points
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    storage = tmp_path_factory.mktemp("whole") / "storage"
-    found = require_whole(sweep(storage), database(storage))
-    assert {steps[-1][0] for steps in found.values()} == {12}
-    return Whole(storage, found)
 
 
 @draws
@@ -69,7 +52,6 @@ def test_an_engine_killed_while_it_generates_is_replaced(whole: Whole, tmp_path:
     print(f"generation {count} + {work_s:.2f} s of work: evaluates again after {recovered_s:.1f} s")
 
 
-@pytest.mark.faults
 @draws
 def test_a_replica_that_is_killed_is_replaced(whole: Whole, tmp_path: Path, draw: int) -> None:
     rng = dice("replica killed", draw)
@@ -81,10 +63,9 @@ def test_a_replica_that_is_killed_is_replaced(whole: Whole, tmp_path: Path, draw
     print(f"generation {count} + {work_s:.2f} s of work: evaluates again after {recovered_s:.1f} s")
 
 
-@pytest.mark.faults
 @draws
 def test_a_trial_whose_driver_is_killed_goes_on(whole: Whole, tmp_path: Path, draw: int) -> None:
-    step = dice("driver killed", draw).randint(1, 11)
+    step = dice("driver killed", draw).randint(1, 6)  # in the last steps, an orphan may finish first
     strike = Strike(lambda: saved_step(tmp_path) >= step, kill_a("ray::ImplicitFunc"))
     finished = sweep(tmp_path, strike=strike)
     require_whole(finished, database(tmp_path), whole.points)
@@ -92,7 +73,6 @@ def test_a_trial_whose_driver_is_killed_goes_on(whole: Whole, tmp_path: Path, dr
     print(f"step {step}: goes on after {recovered_s:.1f} s")
 
 
-@pytest.mark.faults
 @draws
 def test_a_sweep_whose_mailbox_is_killed_ends_and_is_taken_up(whole: Whole, tmp_path: Path, draw: int) -> None:
     step = dice("mailbox killed", draw).randint(1, 11)
@@ -130,7 +110,6 @@ def test_a_checkpoint_half_written_is_written_again(whole: Whole, tmp_path: Path
     print(f"checkpoint {count}: {taken_up(resumed)}")
 
 
-@pytest.mark.faults
 @draws
 def test_a_state_cut_off_is_told_and_not_taken_up(whole: Whole, tmp_path: Path, draw: int) -> None:
     rng = dice("state cut off", draw)
@@ -195,7 +174,6 @@ POISONED: dict[str, tuple[str, Poison, str]] = {
 """Files, what is done to one of them, and what is removed so that it is read."""
 
 
-@pytest.mark.faults
 @draws
 @pytest.mark.parametrize("name", POISONED)
 def test_a_poisoned_file_is_named_and_never_used(
@@ -239,7 +217,6 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     subprocess.run(["umount", "--lazy", str(place)], capture_output=True)  # MLflow keeps its database open
 
 
-@pytest.mark.faults
 @draws
 def test_a_full_storage_ends_the_sweep_and_space_is_all_it_needs(
     whole: Whole, mounted: Callable[..., Path], draw: int
@@ -259,7 +236,6 @@ def test_a_full_storage_ends_the_sweep_and_space_is_all_it_needs(
     print(f"{size} of {needed} bytes: {taken_up(again)}")
 
 
-@pytest.mark.faults
 @draws
 def test_a_storage_that_becomes_read_only_ends_the_sweep(
     whole: Whole, mounted: Callable[..., Path], tmp_path: Path, draw: int

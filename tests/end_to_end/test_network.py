@@ -30,8 +30,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark
 PORT = 6379
 SHORT = ("--set", "trial.evaluation.samplings={sampled: {max_new_tokens: 24, seed: 2}}")
 """Of few tokens: it is the network that is tried."""
+SUMMED = ("train/objective", "train/nll", "train/grad_norm", "train/entropy")
+"""Curves that several workers' sums make, in another order than one worker's."""
 MEMORY = {"RAY_memory_monitor_refresh_ms": "0"}
 """Each of these machines would take the memory of them all for its own."""
+CABLE = {"GLOO_SOCKET_IFNAME": "cable"}
+"""By which a trial's workers reach each other. Without it, it is what a machine's name leads to, and here all have one
+name, that of the real machine, which is to each its own loopback."""
 CONNECT = """\
 import ray, sys
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -81,7 +86,7 @@ class Cluster:
         with machine.inside(), (self.directory / f"{name}.log").open("wb") as log:
             self.started[name] = subprocess.Popen(
                 [ray, "start", "--block", "--disable-usage-stats", *joining, *options],
-                env=own | self.environment | MEMORY, stdout=log, stderr=log,
+                env=own | self.environment | MEMORY | CABLE, stdout=log, stderr=log,
             )  # fmt: skip
         deadline = time.monotonic() + 120
         while "--block" not in (said := (self.directory / f"{name}.log").read_text()):
@@ -205,6 +210,28 @@ def test_coordinator_trial_and_engine_at_three_addresses_give_the_same_curves(
     (generates,) = machines_of("EngineActor", where)
     assert {trains, generates} == {"one", "two"}
     assert machines_of("Mailbox", where) == ["head"]
+
+
+def test_two_workers_of_a_trial_on_two_machines_give_the_same_curves(undisturbed: Points, tmp_path: Path) -> None:
+    """Each of the three machines has room for one process that computes: two workers and the engine."""
+    storage, seen = tmp_path / "storage", list[dict[str, list[str]]]()
+    with cluster(tmp_path / "ray", one=1, two=1, three=1) as ray, mlflow(ray.net, tmp_path / "mlflow") as uri:
+        look = Strike(lambda: saved_step(storage) >= 1, lambda pid, mark: seen.append(ray.at_work()))
+        with ray.head.inside():
+            finished = sweep(
+                storage, *SHORT, "--set", "execution.workers=2", "--address", ray.address, "--tracking-uri", uri,
+                strike=look, environment=ray.environment, timeout_s=900,
+            )  # fmt: skip
+        print("\n".join(finished.lines), seen)
+        found = require_whole(finished, database(tmp_path / "mlflow"))
+        ray.require_nothing_left()
+    (where,) = seen
+    train, (generates,) = machines_of("RayTrainWorker", where), machines_of("EngineActor", where)
+    assert len(train) == 2 and {*train, generates} == {"one", "two", "three"}
+    for key in (key for key in undisturbed if key[1] in SUMMED):
+        assert [step for step, _ in found[key]] == [step for step, _ in undisturbed[key]]
+        values = [value for _, value in undisturbed[key]]
+        assert [value for _, value in found[key]] == pytest.approx(values, rel=1e-4), key
 
 
 def machines_of(kind: str, where: dict[str, list[str]]) -> list[str]:

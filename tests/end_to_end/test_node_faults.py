@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ import psutil
 import pytest
 
 from dft_sweeps.orchestration.cluster import free_port
-from tests.end_to_end.disturbing import DRAWS, Points, Strike, database, dice, require_whole, sweep
+from tests.end_to_end.conftest import Whole
+from tests.end_to_end.disturbing import DRAWS, Strike, database, dice, require_whole, sweep
 from tests.end_to_end.running import title
 from tests.orchestration.real_trials import saved_step
 
@@ -24,8 +24,8 @@ UNGUARDED = {"RAY_AUTH_MODE": "disabled"}
 OURS = ("RayTrainWorker", "TrainController", "ImplicitFunc", "EngineActor", "ServeReplica", "Mailbox")
 
 
-@contextmanager
-def three_nodes() -> Iterator[Cluster]:
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
     """A head that computes nothing, and two nodes of two CPUs."""
     dashboard = free_port()
     with pytest.MonkeyPatch.context() as patched:
@@ -43,20 +43,6 @@ def three_nodes() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.shutdown()
-
-
-@pytest.fixture
-def nodes() -> Iterator[Cluster]:
-    with three_nodes() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Points:
-    """The curves of the sweep on nodes that stay."""
-    storage = tmp_path_factory.mktemp("whole")
-    with three_nodes() as cluster:
-        return require_whole(sweep(storage, "--address", cluster.address, environment=UNGUARDED), database(storage))
 
 
 def raylet(node: Any) -> psutil.Process:
@@ -77,7 +63,7 @@ def trainers(nodes: Cluster) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_the_trials_of_a_node_that_is_removed_go_on_elsewhere(
-    whole: Points, nodes: Cluster, tmp_path: Path, draw: int
+    whole: Whole, nodes: Cluster, tmp_path: Path, draw: int
 ) -> None:
     step = dice("node removed", draw).randint(1, 11)
     storage = tmp_path / "storage"
@@ -86,7 +72,7 @@ def test_the_trials_of_a_node_that_is_removed_go_on_elsewhere(
     strike = Strike(lambda: saved_step(storage) >= step, remove, still=lambda mark: trainers(nodes))
     disturbed = sweep(storage, "--address", nodes.address, strike=strike, environment=UNGUARDED)
     print("\n".join(disturbed.lines), gone)
-    require_whole(disturbed, database(storage), whole)
+    require_whole(disturbed, database(storage), whole.points)
     assert len(gone) == 1 and len(nodes.list_all_nodes()) == 2
     recovered_s = strike.recovered_s(disturbed, "interrupted: ", "resumed at step")
     print(f"step {step}: goes on elsewhere after {recovered_s:.1f} s")

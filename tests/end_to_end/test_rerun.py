@@ -31,6 +31,7 @@ def runs_in(storage: Path) -> list[tuple[bool, str]]:
     return sorted(("mlflow.parentRunId" not in run.data.tags, run.info.status) for run in found)
 
 
+@pytest.mark.faults
 def test_one_sweep_from_two_shells_at_once_is_run_once(finished_sweep: FinishedSweep, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     with ThreadPoolExecutor(2) as shells:

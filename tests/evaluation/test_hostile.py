@@ -99,10 +99,17 @@ def test_exhausted_memory_is_ungradable_although_sympy_swallows_it() -> None:
     assert (verdict.correct, verdict.reason) == (None, "out of memory")
 
 
-def test_a_waiting_child_uses_no_cpu_time_and_stays() -> None:
-    limit = Deadline(cpu_s=0.2, wall_s=30.0)
-    with limit:
+def _wait() -> None:
+    limit_process(memory_mib=1024)
+    with Deadline(cpu_s=0.2, wall_s=60.0):
         time.sleep(0.6)  # killed here, were the limit one of wall-clock time
+
+
+def test_a_waiting_child_uses_no_cpu_time_and_stays() -> None:
+    child = multiprocessing.get_context("spawn").Process(target=_wait)
+    child.start()
+    child.join(timeout=120)
+    assert child.exitcode == 0
 
 
 def _grind(wall_s: float) -> None:
@@ -115,7 +122,7 @@ def _grind(wall_s: float) -> None:
 def test_a_child_ends_without_its_parent(wall_s: float, signal_number: int) -> None:
     child = multiprocessing.get_context("spawn").Process(target=_grind, args=(wall_s,))
     child.start()
-    child.join(timeout=60)
+    child.join(timeout=120)
     assert child.exitcode == -signal_number
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 
 from dft_sweeps.evaluation.benchmarks import Benchmark
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
@@ -17,19 +19,25 @@ class ScoredPool(ScriptedPool):
     holds; of the base model none. One sample a question.
 
     Args:
-        slow: seconds for an answer.
+        turn: whether a trial may be measured now; it waits for that, on one of as many engines as there are trials.
     """
 
-    def __init__(self, prepared: PreparedSweep, right: Mapping[str, int], slow: float = 0.0) -> None:
-        super().__init__()
+    def __init__(self, prepared: PreparedSweep, right: Mapping[str, int], turn: Callable[[str], bool]) -> None:
+        super().__init__(replicas=len(right))
+        self.fewest = 1
         from transformers import AutoTokenizer
 
         [benchmark] = prepared.benchmarks.values()
         assert isinstance(benchmark, Benchmark)
         tokenizer = AutoTokenizer.from_pretrained(prepared.model.directory)
         self._answers = [tuple(tokenizer(f"\\boxed{{{q.answer}}}")["input_ids"]) for q in benchmark.questions]
-        self._right, self._slow = right, slow
+        self._right, self._turn = right, turn
         self._trial = ""
+
+    @contextmanager
+    def lease(self) -> Iterator[ScoredPool]:
+        with super().lease():
+            yield copy(self)  # an engine of its own, with weights of its own
 
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
         super().swap(directory, weights_digest, canary)
@@ -37,7 +45,10 @@ class ScoredPool(ScriptedPool):
         self._trial = found[1] if found else ""
 
     def generate_of(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[list[Completion]]]:
-        time.sleep(self._slow)
+        deadline = time.monotonic() + 300
+        while self._trial and not self._turn(self._trial):
+            assert time.monotonic() < deadline, f"{self._trial} waits for its turn"
+            time.sleep(0.1)
         right = self._right.get(self._trial, 0)
         found = {}
         for digest, requests in groups.items():

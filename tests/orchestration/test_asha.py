@@ -12,6 +12,7 @@ import pytest
 from dft_sweeps.orchestration.prepare import prepare
 from dft_sweeps.spec.load import load_sweep
 from dft_sweeps.tracking import names
+from dft_sweeps.tracking.reader import Reader
 from tests.orchestration.real_trials import SPEC, Swept, sweep
 from tests.orchestration.scored_pool import ScoredPool
 
@@ -23,14 +24,24 @@ ASHA = "scheduler={kind: asha, rungs: [4, 8], reduction_factor: 2}"
 RIGHT = (2, 0, 3, 1, 2)
 """Of four questions, by trial. Half of the five go on, and one of these two."""
 STOPPED = [8, 4, None, 4, 4]
+"""When they are measured in their order: of the two that tie, the last would go on too were it measured first."""
 
 
 def swept(storage: Path, *overrides: str, concurrent: int = 2) -> Swept:
     path = storage.parent / "asha.yaml"
     path.write_text(TEXT)
     prepared = prepare(load_sweep(path, overrides))
-    right = dict(zip((trial.training_id for trial in prepared.trials), RIGHT, strict=True))
-    return sweep(storage, *overrides, text=TEXT, concurrent=concurrent, pool=ScoredPool(prepared, right))
+    ids = [trial.training_id for trial in prepared.trials]
+    right = dict(zip(ids, RIGHT, strict=True))
+
+    def turn(training_id: str) -> bool:
+        """Whether the scheduler has what the trials before this one have shown."""
+        reader = Reader(f"sqlite:///{storage}/mlflow.db")
+        before = reader.trials(reader.find_sweep(prepared.sweep_id))[: ids.index(training_id)]
+        curves = [reader.curve(row.run_id, "eval/average/accuracy") if row.run_id else [] for row in before]
+        return all(curve and curve[-1][0] >= 4 for curve in curves)
+
+    return sweep(storage, *overrides, text=TEXT, concurrent=concurrent, pool=ScoredPool(prepared, right, turn))
 
 
 def test_the_best_go_on_where_they_were_and_a_sweep_without_a_scheduler_takes_up_the_rest(

@@ -234,7 +234,10 @@ def test_idle_engines_share_a_checkpoint_s_questions(prepared: PreparedSweep, tm
     for pool in (one, three):
         pool.gate.set()
         with evaluations(prepared, tmp_path / str(pool.replicas), pool) as side:
-            time.sleep(0.2)  # until all its threads wait for work
+            deadline = time.monotonic() + 20
+            while side._idle < pool.replicas:  # until all its threads wait for work
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             side.submit("t-1", checkpoint(3), samplings(prepared))
             results += take(side, 1)
     assert results[0].results == results[1].results

@@ -117,11 +117,15 @@ def test_a_server_killed_for_a_while_changes_nothing(
     print(f"seed {seed}")
     attempt = Attempt(sweep, server.uri, tmp_path, patience_s=300.0)  # a server may take long to start here
 
+    outage_s: list[float] = []
+
     def disturb() -> None:
         time.sleep(random.Random(seed).uniform(0.5, 3.0))
+        killed = time.monotonic()
         server.kill()
         time.sleep(DOWN_S)
         server.start()
+        outage_s.append(time.monotonic() - killed)
 
     attempt.runs.begin()
     for trial in sweep.trials:
@@ -133,7 +137,7 @@ def test_a_server_killed_for_a_while_changes_nothing(
     attempt.end()
     killer.join()
     assert held(server.uri, sweep) == undisturbed
-    assert attempt.slowest < 2.0  # no call waited for the server
+    assert attempt.slowest < outage_s[0] / 2  # no call waited for the server
     print(attempt.said)
 
 
@@ -145,17 +149,18 @@ def test_a_server_down_to_the_end_gets_everything_with_the_next_run(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    attempt = Attempt(sweep, server.uri, tmp_path, patience_s=2.0)
+    attempt = Attempt(sweep, server.uri, tmp_path, patience_s=6.0)
     attempt.runs.begin()
     for trial in sweep.trials:
         attempt.runs.open(trial)
         attempt.runs.tag(trial.training_id, {"dft.threads": "1"})
     attempt.log(range(10), 0.0)
+    killed = time.monotonic()
     server.kill()
     attempt.log(range(10, STEPS), 0.0)
     with pytest.raises(TrackingUnavailable, match=r"rows wait in .*\. Nothing is lost"):
         attempt.end()
-    assert attempt.slowest < 2.0
+    assert attempt.slowest < (time.monotonic() - killed) / 2
     for thread in threading.enumerate():
         if thread.name == "mlflow":  # its process would not outlive the command; its last request may take long
             thread.join(120)

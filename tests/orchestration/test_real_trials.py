@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,26 @@ def killed(
     swept = sweep(storage, *overrides, "execution.max_failures=0", disturbance=disturbance)
     assert disturbance.done.is_set()
     return swept
+
+
+@pytest.fixture(scope="module")
+def once_killed(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    return killed(tmp_path_factory.mktemp("killed") / "storage")
+
+
+@pytest.fixture(scope="module")
+def kept(once_killed: Swept, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(once_killed.storage, tmp_path_factory.mktemp("kept") / "storage"))
+
+
+@pytest.fixture
+def storage(once_killed: Swept, kept: Path, tmp_path: Path) -> Path:
+    """The storage of the sweep that was killed, as it was then, where its files say that they are. By a path of the
+    test's own, for by another's MLflow has the database open that was there before."""
+    shutil.rmtree(once_killed.storage)
+    shutil.copytree(kept, once_killed.storage)
+    (tmp_path / "storage").symlink_to(once_killed.storage)
+    return tmp_path / "storage"
 
 
 def test_a_run_holds_every_row_and_the_histograms_of_the_evaluated_steps(whole: Swept) -> None:
@@ -73,10 +94,9 @@ def test_a_trial_whose_workers_are_warm_starts_in_a_moment_and_is_as_if_alone(wh
 
 @pytest.mark.slow
 def test_a_killed_trial_goes_on_where_it_was_and_its_curves_are_those_of_the_whole_one(
-    whole: Swept, tmp_path: Path
+    whole: Swept, once_killed: Swept, storage: Path
 ) -> None:
-    storage = tmp_path / "storage"
-    first = killed(storage)
+    first = once_killed
     assert list(first.outcome.failed) == ["trial"]
     assert "FAILED: " in first.lines[-1]
     reached = max(row.step for row in first.files().rows())
@@ -94,12 +114,13 @@ def test_a_killed_trial_goes_on_where_it_was_and_its_curves_are_those_of_the_who
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("process", ["RayTrainWorker", "TrainController", "ImplicitFunc"])
 def test_a_trial_one_of_whose_processes_is_killed_is_taken_up_at_once(
     whole: Swept, tmp_path: Path, process: str, draw: int
 ) -> None:
-    step = dice(f"{process} killed", draw).randint(1, STEPS - 2)
+    step = dice(f"{process} killed", draw).randint(1, STEPS // 2)  # in the last steps, an orphan may finish first
     disturbance = Disturbance(lambda storage: saved_step(storage) >= step, lambda: kill_a(process))
     swept = sweep(tmp_path / "storage", disturbance=disturbance)
     assert disturbance.done.is_set()
@@ -112,9 +133,7 @@ def test_a_trial_one_of_whose_processes_is_killed_is_taken_up_at_once(
 
 
 @pytest.mark.slow
-def test_a_trial_taken_up_under_other_conditions_is_marked(tmp_path: Path, cluster: None) -> None:
-    storage = tmp_path / "storage"
-    killed(storage)
+def test_a_trial_taken_up_under_other_conditions_is_marked(storage: Path) -> None:
     again = sweep(storage, "execution.micro_batch_tokens=512")
     [trial] = again.trials
     assert trial.mixed_provenance == f"from step {trial.resumed_at}: micro_batch_tokens 256 -> 512"

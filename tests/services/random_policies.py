@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from dataclasses import dataclass
@@ -117,6 +118,12 @@ def require_works(engine: Engine, checkpoint: Checkpoint) -> None:
 def wait_until_gone(process_id: int, seconds: float) -> None:
     """Fails when the process is still there, other than as a zombie, after so many seconds."""
     deadline = time.monotonic() + seconds
-    while psutil.pid_exists(process_id) and psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE:
+    while _is_there(process_id):
         assert time.monotonic() < deadline, f"process {process_id} is still there after {seconds} s"
         time.sleep(0.2)
+
+
+def _is_there(process_id: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
+    return False

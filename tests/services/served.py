@@ -22,11 +22,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dft_sweeps.cli.client import Server
-from dft_sweeps.orchestration.cluster import free_port
+from dft_sweeps.orchestration.cluster import free_port, free_ports
 from tests.end_to_end.running import MARK, heed_interrupts, interrupt, marked
 
 COMMAND = [sys.executable, "-c", "from dft_sweeps.cli.main import main; main()"]
 UP = "Ctrl-C ends it."
+UP_S = 600.0
+"""On a machine that does much else, Ray and MLflow take long to start."""
 UNKILLED = {"RAY_memory_monitor_refresh_ms": "0"}
 """Ray ends processes where anything, be it not its own, fills the machine's memory; not in a test of something else."""
 STAYING = {"ServeController", "ProxyActor", "ServeReplica:sweep-api:api", "JobSupervisor"}
@@ -73,7 +75,7 @@ class Head:
 @contextlib.contextmanager
 def ray_head(cpus: int) -> Iterator[Head]:
     """A cluster on ports of its own, started as an operator does; ends by its own processes' ends."""
-    port, dashboard, agent = free_port(), free_port(), free_port()
+    port, dashboard, agent = free_ports(3)
     mark = f"{os.getpid()}-head-{port}"
     environment = {
         "RAY_AUTH_MODE": "disabled",
@@ -104,16 +106,8 @@ def _ray_start(cpus: int, mark: str, environment: dict[str, str], *options: str)
         text=True,
         start_new_session=True,
     )
-    assert process.stdout is not None
-    said = []
     try:
-        for line in process.stdout:
-            said.append(line)
-            if "--block" in line:
-                break
-        else:
-            raise RuntimeError("".join(said))
-        threading.Thread(target=said.extend, args=(process.stdout,), daemon=True).start()
+        _await(process, "--block")
         yield
     finally:
         family = marked(mark)
@@ -145,9 +139,10 @@ def wait_until(holds: Callable[[], object], seconds: float = 300) -> float:
 
 
 def serve(storage: Path, *options: str, environment: dict[str, str] | None = None) -> Service:
-    """Starts the service and waits until it is up. Raises RuntimeError with what it printed where it ends instead."""
+    """Starts the service and waits until it is up. Raises RuntimeError with what it printed where it ends instead,
+    or takes too long, and is killed."""
     certificate, key = _certificate(storage)
-    port, mlflow = free_port(), free_port()
+    port, mlflow = free_ports(2)
     mark = f"{os.getpid()}-{port}"
     own = ["--storage", str(storage), "--port", str(port), "--mlflow-port", str(mlflow)]
     tls = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
@@ -160,19 +155,32 @@ def serve(storage: Path, *options: str, environment: dict[str, str] | None = Non
         start_new_session=True,
         preexec_fn=heed_interrupts,
     )
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line.rstrip())
-        if UP in line:
-            break
-    else:
-        raise RuntimeError("\n".join(lines))
-    threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True).start()
+    lines = _await(process, UP)
     address = f"https://127.0.0.1:{port}"
     tracking = options[options.index("--tracking-uri") + 1] if "--tracking-uri" in options else ""
     tracking = tracking or f"http://127.0.0.1:{mlflow}"
     return Service(process, lines, mark, address, tracking, storage, certificate)
+
+
+def _await(process: subprocess.Popen[str], sign: str) -> list[str]:
+    """Waits for a line with this sign; what the process prints, then and later. Raises RuntimeError as `serve` does."""
+    lines: list[str] = []
+
+    def read() -> None:
+        assert process.stdout is not None
+        lines.extend(line.rstrip() for line in process.stdout)
+
+    reader, deadline = threading.Thread(target=read, daemon=True), time.monotonic() + UP_S
+    reader.start()
+    reading = True
+    while reading and time.monotonic() < deadline:
+        reading = reader.is_alive()
+        if any(sign in line for line in [*lines]):
+            return lines
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    raise RuntimeError("\n".join(lines))
 
 
 def _environment() -> dict[str, str]:

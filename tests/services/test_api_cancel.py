@@ -5,18 +5,20 @@ it is left each time, and submitting it again ends it, with the curves of a swee
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
 from dft_sweeps.cli.client import Server
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.disturbing import DRAWS, dice, running
-from tests.end_to_end.running import SPEC, marked
+from tests.end_to_end.running import SPEC, marked, of_kind, title
 from tests.orchestration.real_trials import TIMES_AND_MEMORY
 from tests.services.served import Head, Service, left_on, ray_head, serve, wait_until
 
@@ -27,7 +29,7 @@ LONGER = (
     "trial.evaluation.samplings.sampled.samples=20",  # an evaluation takes some seconds
 )
 GONE_S = 60.0
-MOST_S = {"preparing": 6.0, "starting its engine": 8.0, "training": 5.0, "evaluating": 2.0, "reporting": 2.0}
+MOST_S = {"preparing": 6.0, "starting its engine": 8.0, "training": 5.0, "evaluating": 2.0, "reporting": 0.5}
 """The phases, and how long after the beginning of each it is cancelled at most."""
 
 
@@ -43,7 +45,7 @@ def service(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     service = serve(storage, "--address", head.address, environment=head.environment)
     yield service
     assert service.end() == 0, "\n".join(service.lines)
-    assert any("gcs_server" in " ".join(process.cmdline()) for process in marked(head.mark))  # not ours to end
+    assert of_kind(head.mark, "gcs_server")  # not ours to end
 
 
 def phase(kind: str, service: Service, sweep_id: str) -> Callable[[], bool]:
@@ -77,17 +79,18 @@ def processes(mark: str) -> dict[int, str]:
     """Of the cluster, workers that wait for work aside, and what the API reads specs with."""
     found = {}
     for process in marked(mark):
-        with_parents = [process, *process.parents()]
-        titles = [" ".join(each.cmdline()) for each in with_parents]
-        if "ray::IDLE" not in titles[0] and not any("ServeReplica:sweep-api" in title for title in titles):
+        titles = [title(process)]
+        with contextlib.suppress(psutil.NoSuchProcess):  # those that have ended count as gone
+            titles += [title(each) for each in process.parents()]
+        if titles[0] and "ray::IDLE" not in titles[0] and not any("ServeReplica:sweep-api" in each for each in titles):
             found[process.pid] = titles[0][:100]
     return found
 
 
 def left_of(head: Head, before: dict[int, str]) -> list[str]:
     """Of a sweep that began when these processes were there. One actor of Ray Train's is the cluster's, for good."""
-    found = left_on(head) + [title for pid, title in processes(head.mark).items() if pid not in before]
-    return [title for title in found if "_AutoscalingCoordinatorActor" not in title]
+    found = left_on(head) + [each for pid, each in processes(head.mark).items() if pid not in before]
+    return [each for each in found if "_AutoscalingCoordinatorActor" not in each]
 
 
 def curves(service: Service, sweep_id: str) -> dict[tuple[str, str], list[tuple[int, float]]]:

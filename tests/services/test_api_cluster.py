@@ -11,11 +11,12 @@ import requests
 
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.running import SPEC, interrupt, marked
+from tests.end_to_end.running import SPEC, interrupt, marked, of_kind, title
 from tests.services.served import UNKILLED, Service, serve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 TEXT = SPEC.read_text()
+SHORT = ("trial.train.steps=2", "trial.evaluation.every=2", "trial.evaluation.benchmarks=[arithmetic_1]")
 LONG = ("trial.train.steps=400", "trial.evaluation.every=200", "execution.save_every_s=0")
 
 
@@ -25,7 +26,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     yield service
     interrupt(service.process.pid, service.mark)
     assert service.process.wait(120) == 0, "\n".join(service.lines)
-    wait_until(lambda: [process.cmdline() for process in marked(service.mark)] == [], 30)
+    wait_until(lambda: not marked(service.mark), 30)
     token = (service.storage / "service" / "token").read_text().strip()
     assert token not in "\n".join(service.lines)
 
@@ -38,7 +39,11 @@ def wait_until(holds: Callable[[], bool], seconds: float = 400) -> None:
 
 
 def processes(service: Service, word: str) -> list[int]:
-    return [process.pid for process in marked(service.mark) if word in " ".join(process.cmdline())]
+    return [process.pid for process in of_kind(service.mark, word)]
+
+
+def job_status(service: Service, sweep_id: str) -> str:
+    return str(service.client().status(sweep_id)["sweep"]["job"]["status"])
 
 
 def test_nobody_gets_in_without_the_token(service: Service) -> None:
@@ -113,7 +118,7 @@ def test_a_cancelled_sweep_leaves_nothing_and_is_taken_up(service: Service) -> N
     submitted = service.client().submit(TEXT, LONG)
     assert submitted["submission_id"] == f"{sweep_id}-a2"
     wait_until(lambda: any("resumed at step" in line for line in client.log(sweep_id)))
-    [job] = [process for process in marked(service.mark) if process.cmdline()[-1].endswith(f"{sweep_id}-a2")]
+    [job] = [process for process in marked(service.mark) if title(process).endswith(f"{sweep_id}-a2")]
     job.kill()
     wait_until(lambda: reader.find_sweep(sweep_id).status == "KILLED", 90)
     wait_until(lambda: not processes(service, "EngineActor"), 60)
@@ -121,13 +126,15 @@ def test_a_cancelled_sweep_leaves_nothing_and_is_taken_up(service: Service) -> N
     assert client.status(sweep_id)["sweep"]["job"]["status"] == "FAILED"
 
 
-def test_fifty_clients_submit_fifty_sweeps_that_run_one_after_the_other(service: Service) -> None:
-    short = ("trial.train.steps=2", "trial.evaluation.every=2", "trial.evaluation.benchmarks=[arithmetic_1]")
+def test_fifty_clients_submit_fifty_sweeps_that_wait_until_the_one_before_them_ends(service: Service) -> None:
+    longest = ("name=before", "trial.train.steps=20000", "trial.evaluation.every=20000")
+    before = service.client().submit(TEXT, longest)["sweep_id"]
+    wait_until(lambda: job_status(service, before) == "RUNNING")
     waits: list[float] = []
 
     def one(number: int) -> tuple[str, bool]:
         client = service.client()
-        submitted = client.submit(TEXT, (*short, f"name=client-{number}", f"trial.train.seed={number}"))
+        submitted = client.submit(TEXT, (*SHORT, f"name=client-{number}", f"trial.train.seed={number}"))
         for _ in range(3):
             begun = time.monotonic()
             found = client.status(submitted["sweep_id"])["sweep"]
@@ -149,18 +156,17 @@ def test_fifty_clients_submit_fifty_sweeps_that_run_one_after_the_other(service:
         rows = [row for row in service.client().sweeps() if row["name"].startswith("client-")]
         return {row["sweep_id"]: row["job"]["status"] for row in rows}
 
-    wait_until(lambda: "RUNNING" in states().values(), 60)
-    found = states()
-    assert found.keys() == {id_.removesuffix("-a1") for id_ in ids}
-    assert set(found.values()) <= {"SUCCEEDED", "RUNNING", "PENDING"}
-    [turn] = [sweep_id for sweep_id, status in found.items() if status == "RUNNING"]
-    left = [sweep_id for sweep_id, status in found.items() if status == "PENDING"]
+    turn, *left = [id_.removesuffix("-a1") for id_ in ids]
+    assert states() == dict.fromkeys([turn, *left], "PENDING")
+    assert job_status(service, before) == "RUNNING"
     started = time.monotonic()
     with ThreadPoolExecutor(50) as clients:
         cancelled = list(clients.map(lambda sweep_id: service.client().cancel(sweep_id)["status"], left))
     print(f"{len(left)} that waited were cancelled in {time.monotonic() - started:.1f} s")
     assert set(cancelled) == {"STOPPED"}
+    assert (job_status(service, before), job_status(service, turn)) == ("RUNNING", "PENDING")
+    assert service.client().cancel(before)["status"] == "STOPPED"
     followed = service.call("logs", turn, "--follow")
     assert followed.returncode == 0 and "2 trials finished, 0 reused, 0 failed" in followed.stdout, followed.stdout
-    assert set(states().values()) == {"SUCCEEDED"}  # who never began is not listed, but known
+    assert states() == {turn: "SUCCEEDED"}  # who never began is not listed, but known
     assert {service.client().status(sweep_id)["sweep"]["status"] for sweep_id in left} == {"STOPPED"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.running import SPEC, kill_hard, kill_train_worker, marked
+from tests.end_to_end.running import SPEC, kill_hard, kill_train_worker, of_kind
 from tests.services.served import Head, Service, left_on, ray_head, ray_node, serve, wait_until
 from tests.tracking.servers import PASSWORD, postgres_binaries, postgres_cluster
 
@@ -56,7 +56,7 @@ def test_warm_engines_on_somebodys_cluster_with_mlflow_on_postgres(
 ) -> None:
     service = start(head, "--warm", str(SPEC), "--tracking-uri", postgres)
     client = service.client()
-    engines = [process.pid for process in marked(head.mark) if "ray::EngineActor" in " ".join(process.cmdline())]
+    engines = [process.pid for process in of_kind(head.mark, "ray::EngineActor")]
     assert len(engines) == 1
     begun = time.monotonic()
     sweep_id = client.submit(TEXT, (*LONGER, "execution.max_failures=0"))["sweep_id"]
@@ -77,18 +77,17 @@ def test_warm_engines_on_somebodys_cluster_with_mlflow_on_postgres(
     other = client.submit(TEXT, ("name=other", "execution.workers=2", "pool.max_model_len=192"))["sweep_id"]
     log = service.call("logs", other, "--follow")
     assert log.returncode == 2 and "the cluster has 2, and 3 are needed" in log.stdout, log.stdout
-    again = [process.pid for process in marked(head.mark) if "ray::EngineActor" in " ".join(process.cmdline())]
+    again = [process.pid for process in of_kind(head.mark, "ray::EngineActor")]
     assert again == engines  # the same process through both jobs
 
     assert service.end() == 0, "\n".join(service.lines)
     wait_until(lambda: left_on(head) == [], 60)
-    assert any("gcs_server" in " ".join(process.cmdline()) for process in marked(head.mark))  # not ours to end
+    assert of_kind(head.mark, "gcs_server")  # not ours to end
     told = "\n".join(
         [*service.lines, log.stdout, *(path.read_text() for path in service.storage.glob("submissions/*/*"))]
     )
     assert PASSWORD not in told and PASSWORD in (service.storage / "service" / "tracking.json").read_text()
-    titles = [" ".join(process.cmdline()) for process in marked(head.mark)]
-    assert not [title for title in titles if PASSWORD in title]
+    assert not of_kind(head.mark, PASSWORD)
 
 
 def test_a_node_that_joins_counts_and_its_sweeps_log_outlives_the_cluster(start: Callable[..., Service]) -> None:

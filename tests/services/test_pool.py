@@ -159,7 +159,7 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, check
     ray.kill(owner)
     started = time.monotonic()
     with pool.lease() as engine:
-        assert 1 < time.monotonic() - started < 20  # the 2.5 million tokens would take minutes
+        assert 1 < time.monotonic() - started < 90  # the 2.5 million tokens would take minutes
         require_works(engine, checkpoints[1])
 
 
@@ -177,7 +177,7 @@ def test_pool_grows_with_the_open_leases_and_shrinks_without_ending_one(
     cluster: None, checkpoints: list[Checkpoint]
 ) -> None:
     """Serve stops the newest replica first, here the one whose lease goes on."""
-    settings = PoolSettings(ENGINE, max_replicas=2, num_cpus=0.0, downscale_delay_s=3.0, name="growing")
+    settings = PoolSettings(ENGINE, max_replicas=2, num_cpus=0.0, downscale_delay_s=10.0, name="growing")
     pool = start_pool(settings, checkpoints[0].directory)
     assert (pool.replicas, _running("growing")) == (2, 1)
     with ExitStack() as older:
@@ -190,7 +190,7 @@ def test_pool_grows_with_the_open_leases_and_shrinks_without_ending_one(
             assert surplus != _process_id(first)
             assert _running("growing") == 2
             older.close()
-            _wait_for_running("growing", 1, seconds=60)
+            _wait_for_running("growing", 1, seconds=90)
             time.sleep(10)
             require_works(second, checkpoints[0])
         wait_until_gone(surplus, seconds=20)
@@ -236,7 +236,7 @@ def test_no_engine_outlives_its_pool_or_its_cluster(checkpoints: list[Checkpoint
     driver.stdin.write("\n")
     driver.stdin.flush()
     _next_line(driver.stdout, "stopped")
-    wait_until_gone(first, seconds=5)
+    wait_until_gone(first, seconds=30)
     second = int(_next_line(driver.stdout, "engine").split()[1])
     assert psutil.pid_exists(second)
     driver.kill()

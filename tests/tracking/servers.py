@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from dft_sweeps.orchestration.cluster import free_port
 
 USER, PASSWORD = "sweeper", "s3cr3t-of-the-test"
 
@@ -100,13 +101,6 @@ class MlflowServer:
     @property
     def log(self) -> str:
         return (self.directory / "server.log").read_text()[-3000:]
-
-
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
 
 
 def wait_for(uri: str, process: subprocess.Popen[bytes]) -> None:

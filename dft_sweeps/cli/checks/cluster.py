@@ -13,9 +13,10 @@ from dft_sweeps.cli.checks.finding import Context, Finding, failed, in_short, ok
 from dft_sweeps.cli.checks.packages import install, requirement, spelled
 from dft_sweeps.cli.checks.ray_settings import GIVE_TOKEN
 
-DASHBOARD_SECONDS = 5
+DASHBOARD_SECONDS = 20
+"""A machine that has just started Ray answers late, and to wait is better than to fail it falsely."""
 TASK_SECONDS = 60
-ROOM_SECONDS = 10
+ROOM_SECONDS = 20
 COMPARED = ("dft-sweeps", "ray", "torch", "transformers")
 _SEVERAL = (
     "several Ray clusters run on this machine; Ray Train cannot tell which is its own, and may not free the CPUs of a "
