@@ -18,7 +18,7 @@ from dft_sweeps.spec.models import SweepSpec
 from dft_sweeps.spec.overrides import names_of, refuse_without_effect
 from dft_sweeps.spec.points import Point
 from dft_sweeps.spec.rungs import check_scheduler
-from dft_sweeps.spec.searches import points_of
+from dft_sweeps.spec.searches import check_sampling, points_of
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def _load(document: Document, overrides: Sequence[str]) -> Sweep:
     values = probes(spec, document)
     trials = expand(spec, document)
     check_scheduler(spec, document, trials)
+    check_sampling(spec, document, trials[0].spec.evaluation.samplings)
     return Sweep(spec, trials, document, values if spec.search.kind == "tpe" else ())
 
 
