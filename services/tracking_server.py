@@ -23,6 +23,8 @@ LOG = "mlflow-server.log"
 """What the server says, in the storage directory."""
 START_S, STOP_S = 120.0, 5.0
 _PR_SET_PDEATHSIG = 1
+_BACKEND = "MLFLOW_BACKEND_STORE_URI"
+"""The option of this name would show the backend's password to whoever lists processes."""
 _QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -34,12 +36,12 @@ def tracking_server(backend: str, storage: Path, port: int) -> Iterator[subproce
         TrackingUnavailable: it ends, or does not answer in time; says where its log is.
     """
     log = storage / LOG
-    arguments = ["--backend-store-uri", backend, "--artifacts-destination", str(storage / "artifacts")]
+    arguments = ["--artifacts-destination", str(storage / "artifacts")]
     arguments += ["--host", HOST, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *arguments],
-            env=os.environ | _QUIET,
+            env=os.environ | _QUIET | {_BACKEND: backend},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
