@@ -96,7 +96,6 @@ VALUES = {
     "not a number": Bad("temperature: 1.0", "temperature: .nan", 23, "trial.evaluation.samplings.sampled.temperature", "a finite number, found nan"),
     "infinite": Bad("temperature: 1.0", "temperature: 1e999", 23, "trial.evaluation.samplings.sampled.temperature", "a finite number, found inf"),
     "empty path": Bad("{path: embedded}", "{path: ''}", 5, "trial.model.path", "'' names no file or directory"),
-    "home of nobody": Bad("{path: embedded}", "{path: ~nobody-here/policy}", 5, "trial.model.path", "begins in a home directory that there is not"),
     "no level": Bad("wrong_steps: 0.1", "levels: []", 7, "trial.data.source.levels", "should have at least one item"),
     "level four": Bad("wrong_steps: 0.1", "levels: [1, 4]", 7, "trial.data.source.levels[1]", "should be at most 3, found 4"),
     "dtype": Bad("{path: embedded}", "{dtype: float16}", 5, "trial.model.dtype", "should be 'float32' or 'bfloat16', found the text 'float16'"),
