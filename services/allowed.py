@@ -66,7 +66,7 @@ def refuse_forbidden(sweep: Sweep, limits: Limits) -> None:
     for trial in named:
         for place, path in _paths(trial):
             with sweep.at(trial, *place):
-                refuse_outside(Path(path).expanduser(), limits)
+                refuse_outside(Path(path), limits)
         for place, hub in _hub_ids(trial):
             with sweep.at(trial, *place):
                 if not _HUB_ID.fullmatch(hub):

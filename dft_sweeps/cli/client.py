@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,10 @@ ANSWER_S = 600.0
 """A spec is read before there is an answer, and a job that is cancelled may take its time to end."""
 QUIET_S = 60.0
 """Longest silence of a stream; the server says every few seconds that it is there."""
-RECONNECTS = 5
+MOST_LISTED = 10_000
+"""Sweeps that the server lists at a time."""
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Before each further try to take up a stream: a server that is started again is away for a while."""
 
 _OPTIONS = (
     click.option(
@@ -114,7 +118,7 @@ class Server:
     def plan(self, spec: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         return self._json("POST", "/v1/plans", {"spec": spec, "set": list(overrides)})
 
-    def sweeps(self, limit: int = 10_000) -> list[dict[str, Any]]:
+    def sweeps(self, limit: int = MOST_LISTED) -> list[dict[str, Any]]:
         """The newest, as `list --json`, each with its `job`."""
         return self._json("GET", f"/v1/sweeps?limit={limit}")
 
@@ -138,7 +142,8 @@ class Server:
     def events(self, sweep: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(kind, data) of every event until the sweep's newest job has ended; `end` comes last.
 
-        A connection that breaks is taken up after the last event, `RECONNECTS` times without anything new.
+        A connection that breaks is taken up after the last event, as often as there are `PAUSES_S`
+        without anything new.
         """
         last, failures = "", 0
         while True:
@@ -153,9 +158,10 @@ class Server:
                             return
                 raise ClusterUnavailable(f"{self.url} ended the stream too soon")
             except ClusterUnavailable:
-                failures += 1
-                if failures > RECONNECTS:
+                if failures == len(PAUSES_S):
                     raise
+                time.sleep(PAUSES_S[failures])
+                failures += 1
 
     def _json(self, method: str, path: str, body: Any = None) -> Any:
         with self._answer(method, path, json=body) as answer:

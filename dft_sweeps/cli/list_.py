@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dft_sweeps.cli.client import Server, or_server_options
+from dft_sweeps.cli.client import MOST_LISTED, Server, or_server_options
 from dft_sweeps.cli.options import json_option, resolve_tracking_uri, storage_option, tracking_uri_option
 from dft_sweeps.cli.printing import console, print_json
 
@@ -46,7 +46,8 @@ def command(
     from dft_sweeps.tracking.store import masked
 
     if server:
-        sweeps = Server(server, token_file, tls_certificate, storage).sweeps()
+        asked = MOST_LISTED if everything else min(limit + 1, MOST_LISTED)  # one more shows that there are older ones
+        sweeps = Server(server, token_file, tls_certificate, storage).sweeps(asked)
         older = not everything and len(sweeps) > limit
         sweeps = sweeps[:limit] if older else sweeps
     else:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,13 +119,21 @@ def command(
         at_once=at_once,
     )
     set_environment(address)
-    with _terminated_politely(), _tracking(storage, tracking_uri, mlflow_port) as uri:
-        _serve(address, door, storage, uri, token, limits, warm)
+    with _terminated_politely(), _tracking(storage, tracking_uri, mlflow_port) as (uri, look):
+        _serve(address, door, storage, uri, look, token, limits, warm)
 
 
 def _serve(
-    address: str | None, door: Door, storage: Path, uri: str, token: str, limits: Limits, warm: Path | None
+    address: str | None,
+    door: Door,
+    storage: Path,
+    uri: str,
+    look: Callable[[], None],
+    token: str,
+    limits: Limits,
+    warm: Path | None,
 ) -> None:
+    """Args: `look`: to be called now and then (`_tracking`)."""
     from dft_sweeps.cli.spec_check import check_spec, trials_progress
     from dft_sweeps.cli.warm_pool import warm_pool
     from dft_sweeps.orchestration.cluster import cluster, cluster_facts, uninterrupted
@@ -146,7 +154,7 @@ def _serve(
             deploy_api(settings, door)
             with warm_pool(warm, click.echo):
                 _announce(door, uri, storage)
-                _stay()
+                _stay(look)
         except KeyboardInterrupt:
             click.echo("ending", err=True)
         finally:
@@ -192,16 +200,17 @@ def _check_ports(address: str | None, door: Door, tracking_uri: str | None, mlfl
 
 
 @contextlib.contextmanager
-def _tracking(storage: Path, tracking_uri: str | None, port: int) -> Iterator[str]:
-    """The tracking server's URI: the one given, or of one that runs for the block."""
-    from services.tracking_server import HOST, tracking_server
+def _tracking(storage: Path, tracking_uri: str | None, port: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The tracking server's URI, of the one given or one that runs for the block, and what sees to it that that one
+    stays up."""
+    from services.tracking_server import HOST, kept_tracking_server
 
     if tracking_uri:
-        yield tracking_uri
+        yield tracking_uri, lambda: None
         return
     click.echo("starting MLflow's server")
-    with tracking_server(resolve_tracking_uri(storage, None), storage, port):
-        yield f"http://{HOST}:{port}"
+    with kept_tracking_server(resolve_tracking_uri(storage, None), storage, port, click.echo) as look:
+        yield f"http://{HOST}:{port}", look
 
 
 def _check_place(address: str | None, uri: str) -> None:
@@ -234,14 +243,15 @@ def _announce(door: Door, uri: str, storage: Path) -> None:
     click.echo("Ctrl-C ends it.")
 
 
-def _stay() -> None:
-    """Returns never; raises once the API is not well, which Serve mends by itself in most cases."""
+def _stay(look: Callable[[], None]) -> None:
+    """Returns never; raises once the API is not well, which Serve mends by itself in most cases, or `look` does."""
     from dft_sweeps.orchestration.cluster import ClusterUnavailable
     from services.api_server import api_failure
 
     failed_since = None
     while True:
         time.sleep(LOOK_S)
+        look()
         failure = api_failure()
         failed_since = (failed_since or time.monotonic()) if failure else None
         if failed_since and time.monotonic() - failed_since > 120:

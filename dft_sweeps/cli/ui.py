@@ -23,6 +23,7 @@ from dft_sweeps.cli.options import (
 )
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking import names, shared_view
+from dft_sweeps.tracking.store import masked
 
 if TYPE_CHECKING:
     from dft_sweeps.tracking.reader import Reader, SweepRow
@@ -90,14 +91,14 @@ def _charts(uri: str, reader: Reader, sweep: SweepRow) -> str:
         return f"/#/compare-experiments/s?experiments={quote(json.dumps(experiments), safe='')}&{shown}"
     state = shared_view.view_state(condition, trials)
     if reason := shared_view.keep_view(uri, sweep.experiment_id, sweep.sweep_id, state):
-        click.echo(f"MLflow does not take the sweep's own choice of charts: {reason}", err=True)
+        click.echo(f"MLflow does not take the sweep's own choice of charts: {masked(reason)}", err=True)
     else:
         shown = f"compareRunsMode=CHART&viewStateShareKey={sweep.sweep_id}"
     return f"/#/experiments/{sweep.experiment_id}/runs?{shown}"
 
 
 def _show(address: str, open_browser: bool) -> None:
-    click.echo(address)
+    click.echo(masked(address))
     if open_browser:
         click.launch(address)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def _pairs(source: Source, base_directory: Path) -> Iterable[tuple[str, str]]:
         return _pairs(_as_plain(source), base_directory)
     fields = source.prompt, source.completion
     if isinstance(source, FileSource):
-        path = base_directory / Path(source.path).expanduser()
+        path = base_directory / os.path.expanduser(source.path)
         return _text_fields(numbered_rows(path), fields, str(path))
     read = read_hub_rows(source.id, source.name, source.revision, source.split, fields)
     return _text_fields(enumerate(read, start=1), fields, f"dataset {source.id}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -127,7 +128,7 @@ def load_benchmark(spec: BenchmarkSpec, base_directory: Path) -> Benchmark:
     """
     declared = _declared(spec.name)
     if spec.path is not None:
-        path = base_directory / Path(spec.path).expanduser()
+        path = base_directory / os.path.expanduser(spec.path)
         questions = _from_rows(numbered_rows(path), declared, str(path))
     elif isinstance(declared.source, HubQuestions):
         rows = list(enumerate(_hub_rows(spec.name, declared.source), start=1))

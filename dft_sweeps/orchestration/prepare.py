@@ -6,6 +6,7 @@ sweep share is read once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -101,7 +102,7 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     with sweep.at(first, "evaluation", "template"):
         prompts = prompts_of(first.spec.evaluation.template)
     with sweep.at(first, "model", "revision"):
-        local = model.directory in (EMBEDDED, sweep.directory / Path(first.spec.model.path).expanduser())
+        local = model.directory in (EMBEDDED, sweep.directory / os.path.expanduser(first.spec.model.path))
         if local and first.spec.model.revision is not None:
             raise SpecError(f"a model of the hub has revisions, but {first.spec.model.path!r} is a local directory")
     _check_context(sweep, model)

@@ -6,23 +6,26 @@ from pydantic import Field, model_validator
 
 from dft_sweeps.spec.spec_model import SpecModel
 
+SLOWEST, MOST = 1e-3, 1e12
+"""Beyond these a number is a slip of the keyboard, and a plan's sums would be infinite."""
+
 
 class CostSpec(SpecModel):
     """What a plan reckons with where nothing was measured yet, and the price."""
 
-    price_per_gpu_hour: float | None = Field(default=None, ge=0.0)
+    price_per_gpu_hour: float | None = Field(default=None, ge=0.0, le=MOST)
     """In any currency; money is then counted in it."""
-    train_tokens_per_second: float | None = Field(default=None, gt=0.0)
+    train_tokens_per_second: float | None = Field(default=None, ge=SLOWEST, le=MOST)
     """Tokens of samples (prompts and answers) that one worker trains on in a second, checkpoints included."""
-    completion_tokens_per_second: float | None = Field(default=None, gt=0.0)
+    completion_tokens_per_second: float | None = Field(default=None, ge=SLOWEST, le=MOST)
     """Tokens that one evaluation engine generates in a second with a full batch."""
-    tokens_per_completion: float | None = Field(default=None, gt=0.0)
+    tokens_per_completion: float | None = Field(default=None, gt=0.0, le=MOST)
     """Mean tokens of a completion; by default the most, the sampling's `max_new_tokens`."""
-    start_s: float = Field(default=45.0, ge=0.0)
+    start_s: float = Field(default=45.0, ge=0.0, le=MOST)
     """Seconds until Ray and the engines are up."""
-    workers_start_s: float = Field(default=20.0, ge=0.0)
+    workers_start_s: float = Field(default=20.0, ge=0.0, le=MOST)
     """Seconds until the workers of a sweep's first trials are up; later trials find them up."""
-    trial_start_s: float = Field(default=2.0, ge=0.0)
+    trial_start_s: float = Field(default=2.0, ge=0.0, le=MOST)
     """Seconds from there to a trial's first optimizer step: loading the model and the data."""
 
 

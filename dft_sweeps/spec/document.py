@@ -50,14 +50,19 @@ class Document:
         place = self.place(path)
         return SpecError(message, f"{place}: {dotted(path)}" if path else place)
 
-    def override(self, path: list[str], text: str, place: str) -> None:
+    def override(self, path: list[str], text: str, place: str, directory: Path | None) -> None:
         """Sets the value at `path` to what `text` says as YAML; `place` is what errors in it call that.
+
+        Args:
+            directory: where relative paths in it start; None leaves them as they are, and looks at no file.
 
         Raises:
             SpecError: `text` is not valid YAML, or `path` leads through something that is no mapping.
         """
         value, places = yaml_lines.parse(text, lambda line: place)
-        self._put(path, with_absolute_paths(value, Path.cwd(), ".".join(path)), places | {(): place}, place)
+        if directory is not None:
+            value = with_absolute_paths(value, directory, ".".join(path))
+        self._put(path, value, places | {(): place}, place)
 
     def take(self, path: list[str], other: Document, at: Keys) -> None:
         """Sets the value at `path` to that of `other` at `at`, whose place it keeps.

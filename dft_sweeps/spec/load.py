@@ -18,7 +18,7 @@ from dft_sweeps.spec.models import SweepSpec
 from dft_sweeps.spec.overrides import names_of, refuse_without_effect
 from dft_sweeps.spec.points import Point
 from dft_sweeps.spec.rungs import check_scheduler
-from dft_sweeps.spec.searches import points_of
+from dft_sweeps.spec.searches import check_sampling, points_of
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,19 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         SpecError: whatever is wrong with the file, an override or a trial.
     """
-    return _load(read_document(path), overrides)
+    return _load(read_document(path), overrides, Path.cwd())
 
 
-def load_stored(text: str, name: str, overrides: Sequence[str] = ()) -> Sweep:
-    """The sweep of a resolved spec, as `Sweep.resolved_yaml` wrote it; errors call it `name`. Raises as `load_sweep`
-    does."""
-    return _load(Document(Path(name), text), overrides)
+def load_stored(text: str, name: str, overrides: Sequence[str] = (), directory: Path | None = None) -> Sweep:
+    """The sweep of a resolved spec, as `Sweep.resolved_yaml` wrote it, or of a submitted one; errors call it `name`.
+    Raises as `load_sweep` does. Looks at no file but for relative paths in overrides, if there is a `directory` where
+    they start: what a stranger submits is not to show what there is."""
+    return _load(Document(Path(name), text), overrides, directory)
 
 
-def _load(document: Document, overrides: Sequence[str]) -> Sweep:
+def _load(document: Document, overrides: Sequence[str], directory: Path | None) -> Sweep:
     for override in overrides:
-        _apply_override(document, override)
+        _apply_override(document, override, directory)
     try:
         spec = schema.validate(SweepSpec, document.data)
     except ValidationError as error:
@@ -88,12 +89,13 @@ def _load(document: Document, overrides: Sequence[str]) -> Sweep:
     values = probes(spec, document)
     trials = expand(spec, document)
     check_scheduler(spec, document, trials)
+    check_sampling(spec, document, trials[0].spec.evaluation.samplings)
     return Sweep(spec, trials, document, values if spec.search.kind == "tpe" else ())
 
 
-def _apply_override(document: Document, override: str) -> None:
+def _apply_override(document: Document, override: str, directory: Path | None) -> None:
     path, equals, text = override.partition("=")
     place = f"--set {override}"
     if not equals or not path:
         raise SpecError("an override has the form path=value, e.g. trial.train.steps=20", place)
-    document.override(names_of(path, place), text, place)
+    document.override(names_of(path, place), text, place, directory)

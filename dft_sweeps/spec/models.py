@@ -161,7 +161,7 @@ class PoolSpec(SpecModel):
     """Longest prompt plus completion an engine takes, in tokens."""
     max_num_seqs: int = Field(default=256, ge=1)
     """Completions an engine generates side by side."""
-    kv_cache_gib: float = Field(default=1.0, gt=0.0)
+    kv_cache_gib: float = Field(default=1.0, gt=0.0, le=65536.0)
     """Memory for the KV cache of a CPU engine."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from dft_sweeps.spec import schema, yaml_lines
@@ -29,8 +30,9 @@ def rerun(text: str, name: str, overrides: Sequence[str] = (), seeds: int | None
     Raises:
         SpecError: what `load_stored` raises, or seeds that cannot be added.
     """
-    sweep = load_stored(text, name, overrides)
-    return sweep if seeds is None else load_stored(text, name, [*overrides, *_more_seeds(sweep, seeds)])
+    here = Path.cwd()
+    sweep = load_stored(text, name, overrides, here)
+    return sweep if seeds is None else load_stored(text, name, [*overrides, *_more_seeds(sweep, seeds)], here)
 
 
 def wanted(sweep: Sweep, cells: Sequence[str] = (), failed: Collection[str] | None = None) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from dft_sweeps.spec import schema
@@ -62,8 +62,7 @@ def check_space(spec: SweepSpec, document: Document) -> None:
     """Refuses what no value of a dimension could put right. That its paths are fields, the caller has checked.
 
     Raises:
-        SpecError: a path that an axis or a variant sets, a range for what is no number, a value given twice, or a
-            sampling that there is not.
+        SpecError: a path that an axis or a variant sets, a range for what is no number, or a value given twice.
     """
     for path, domain in space_of(spec.search).items():
         place: Path = ("search", "space", path)
@@ -80,12 +79,13 @@ def check_space(spec: SweepSpec, document: Document) -> None:
         elif not schema.takes(TrialSpec, path.split("."), float):
             listed = "whole numbers" if schema.takes(TrialSpec, path.split("."), int) else "no numbers"
             raise document.error((*place, "kind"), f"{path} takes {listed}; list values in a choice")
+
+
+def check_sampling(spec: SweepSpec, document: Document, samplings: Collection[str]) -> None:
+    """Args: `samplings`: the names of those there are. Raises SpecError where the search learns from another."""
     sampling = spec.search.sampling if isinstance(spec.search, TpeSearch) else None
-    samplings = spec.trial.get("evaluation", {}).get("samplings", {})
-    if sampling is not None and isinstance(samplings, dict) and sampling not in samplings:
-        raise document.error(
-            ("search", "sampling"), f"no sampling {sampling!r}; {schema.nearest(sampling, map(str, samplings))}"
-        )
+    if sampling is not None and sampling not in samplings:
+        raise document.error(("search", "sampling"), f"no sampling {sampling!r}; {schema.nearest(sampling, samplings)}")
 
 
 def check_size(spec: SweepSpec, document: Document, arms: int, most: int) -> None:

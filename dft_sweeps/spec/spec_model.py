@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated
 
@@ -24,8 +23,6 @@ def _name(value: str) -> str:
 def _path(value: str) -> str:
     if not value or "\0" in value:
         raise ValueError(f"{value!r} names no file or directory")
-    if os.path.expanduser(value).startswith("~"):
-        raise ValueError(f"{value!r} begins in a home directory that there is not")
     return value
 
 

@@ -80,7 +80,7 @@ class TrainSpec(SpecModel):
     """Samples per optimizer step, whatever the number of workers or micro-batches."""
     steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps; give this or `epochs`."""
-    epochs: float | None = Field(default=None, gt=0.0)
+    epochs: float | None = Field(default=None, gt=0.0, le=MOST_STEPS)
     """Passes over the data; a last incomplete batch is left out, as in the paper's recipe."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order of the samples, and of an adapter's initial matrices."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ def resolve_model(model: ModelSpec, base_directory: Path) -> Path:
     """
     if model.path == "embedded":
         return EMBEDDED
-    local = base_directory / Path(model.path).expanduser()
+    local = base_directory / os.path.expanduser(model.path)
     if local.is_dir():
         return local
     if local.exists():

@@ -154,7 +154,7 @@ def test_ui_names_a_busy_port_and_a_free_one(storage: Path, taken: int) -> None:
 @pytest.mark.parametrize("refusal", [None, "Permission denied"])
 def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch, refusal: str | None) -> None:
     """Of the sweep's own choice of charts if the server takes it, or else of its trials in MLflow's."""
-    stored, server = Reader(f"sqlite:///{storage}/mlflow.db"), "http://mlflow.example:8080"
+    stored, server = Reader(f"sqlite:///{storage}/mlflow.db"), "http://bob:pa55@mlflow.example:8080"
     sweep = stored.find_sweep("quickstart")
     condition, kept = f"tags.`mlflow.parentRunId` = '{sweep.run_id}'", list[tuple[str, ...]]()
     monkeypatch.setattr("dft_sweeps.tracking.reader.Reader", lambda _: stored)
@@ -162,7 +162,7 @@ def test_ui_of_a_server_starts_nothing(storage: Path, monkeypatch: pytest.Monkey
     result = call(ui, storage, "quickstart", "--tracking-uri", f"{server}/")
     assert kept == [(f"{server}/", sweep.experiment_id, SWEEP, view_state(condition, stored.trials(sweep)))]
     page, _, asked = result.stdout.strip().partition("?")
-    assert page == f"{server}/#/experiments/{sweep.experiment_id}/runs"
+    assert page == f"http://bob:***@mlflow.example:8080/#/experiments/{sweep.experiment_id}/runs"
     usual = {
         "orderByKey": ["metrics.`eval/average/accuracy`"],
         "orderByAsc": ["false"],
@@ -195,6 +195,7 @@ def test_ui_serves_and_leaves_no_process(storage: Path, number: signal.Signals) 
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
             assert page.status == 200 and b"<html" in page.read()
         assert len(family) >= 2  # the server and its worker
+        assert "mlflow.db" not in str([member.cmdline() for member in family])  # it may hold a password
         process.send_signal(number)
         assert process.wait(timeout=90) == 0
         assert [member for member in family if member.is_running()] == []

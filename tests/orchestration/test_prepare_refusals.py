@@ -25,6 +25,13 @@ def directory(tmp_path: Path) -> Path:
     return write_files(tmp_path)
 
 
+def test_a_home_that_there_is_not(directory: Path) -> None:
+    path = "~nobody-here/policy"
+    for old, words in (("embedded", "no model directory"), ("rows.jsonl", "no file"), ("questions.jsonl", "no file")):
+        message = refusal(directory, f"path: {old}", f"path: {path}")
+        assert f"{words} " in message and message.endswith(path), message
+
+
 def test_data_that_is_missing(directory: Path) -> None:
     assert refusal(directory, "rows.jsonl", "nope.jsonl") == f"{DATA}no file {directory}/nope.jsonl"
     assert refusal(directory, "rows.jsonl", ".").startswith(f"{DATA}no file {directory}")
@@ -81,8 +88,8 @@ def test_completions_that_are_too_long_are_counted(directory: Path) -> None:
          "4: trial.data: data.samples is 11, but the source has 10 rows"),
         ("batch_size: 4", "batch_size: 11",
          "10: trial.train.batch_size: train.batch_size is 11, but there are only 10 samples"),
-        ("steps: 6", "epochs: 1e9",
-         "11: trial.train.epochs: 2,000,000,000 optimizer steps; at most 10,000,000 are planned"),
+        ("steps: 6", "epochs: 6e6",
+         "11: trial.train.epochs: 12,000,000 optimizer steps; at most 10,000,000 are planned"),
         ("steps: [1]", "steps: [1, 7]",
          "16: trial.evaluation.steps[1]: step 7 is beyond the last, which is 6 in the trial 'objective=sft'"),
         ("max_length: 64", "max_length: 9999",

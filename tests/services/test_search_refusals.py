@@ -12,6 +12,7 @@ from dft_sweeps.spec.load import Sweep, load_stored
 from services.allowed import Limits, refuse_forbidden
 from tests.spec.example import SPEC, section
 
+UP = "../" * 20
 SOURCE = "{kind: arithmetic, samples: 320, wrong_steps: 0.1, seed: 11}"
 
 
@@ -42,3 +43,18 @@ def test_trials_that_are_to_be_proposed_count(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="36 trials; this service takes 35"):
         refuse_forbidden(sweep, Limits(paths=(str(tmp_path),), trials=35))
     refuse_forbidden(sweep, Limits(paths=(str(tmp_path),), trials=36))
+
+
+@pytest.mark.parametrize("pair", [f"{UP}etc/passwd {UP}etc/nothing-here", "~root/policy ~nobody-here/policy"])
+@pytest.mark.parametrize("overridden", [True, False])
+def test_a_refusal_does_not_show_what_there_is(pair: str, overridden: bool) -> None:
+    def refusal(path: str) -> str:
+        text = SPEC if overridden else SPEC.replace("{path: embedded}", f"{{path: {path}}}")
+        with pytest.raises(SpecError) as caught:
+            overrides = [f"trial.model.path={path}"] if overridden else []
+            refuse_forbidden(load_stored(text, "spec.yaml", overrides), Limits())
+        return str(caught.value).replace(path, "PATH")
+
+    there, nowhere = map(refusal, pair.split())
+    assert there == nowhere
+    assert "this one is relative" in there

@@ -86,6 +86,8 @@ TYPES = {
 }
 
 VALUES = {
+    "too many epochs": Bad(STEPS, "epochs: 1.7e308", 13, "trial.train.epochs", "should be at most 10000000"),
+    "cache of more than all": Bad("max_model_len: 256", "kv_cache_gib: 1.7e308", 38, "pool.kv_cache_gib", "at most 65536.0"),
     "no samples": Bad(BATCH, "batch_size: 0", 12, "trial.train.batch_size", "should be at least 1, found 0"),
     "too many steps": Bad(STEPS, "steps: 10000000000", 13, "trial.train.steps", "should be at most 10000000"),
     "negative rate that axes set": Bad(RATE, "learning_rate: -1\n", 11, "trial.train.learning_rate", "should be more than 0.0"),
@@ -94,7 +96,6 @@ VALUES = {
     "not a number": Bad("temperature: 1.0", "temperature: .nan", 23, "trial.evaluation.samplings.sampled.temperature", "a finite number, found nan"),
     "infinite": Bad("temperature: 1.0", "temperature: 1e999", 23, "trial.evaluation.samplings.sampled.temperature", "a finite number, found inf"),
     "empty path": Bad("{path: embedded}", "{path: ''}", 5, "trial.model.path", "'' names no file or directory"),
-    "home of nobody": Bad("{path: embedded}", "{path: ~nobody-here/policy}", 5, "trial.model.path", "begins in a home directory that there is not"),
     "no level": Bad("wrong_steps: 0.1", "levels: []", 7, "trial.data.source.levels", "should have at least one item"),
     "level four": Bad("wrong_steps: 0.1", "levels: [1, 4]", 7, "trial.data.source.levels[1]", "should be at most 3, found 4"),
     "dtype": Bad("{path: embedded}", "{dtype: float16}", 5, "trial.model.dtype", "should be 'float32' or 'bfloat16', found the text 'float16'"),
@@ -117,7 +118,9 @@ FIELDS = {
     "budget of nothing": Bad("pool:\n", "budget: {}\npool:\n", 37, "budget", "at least one of gpu_hours, cpu_hours and money"),
     "budget of no hours": Bad("pool:\n", "budget: {gpu_hours: 0}\npool:\n", 37, "budget.gpu_hours", "should be more than 0"),
     "money without a price": Bad("pool:\n", "budget: {money: 5}\npool:\n", None, "", "budget.money needs cost.price_per_gpu_hour"),
-    "speed of nothing": Bad("pool:\n", "cost: {train_tokens_per_second: 0}\npool:\n", 37, "cost.train_tokens_per_second", "should be more than 0"),
+    "speed of nothing": Bad("pool:\n", "cost: {train_tokens_per_second: 0}\npool:\n", 37, "cost.train_tokens_per_second", "should be at least 0.001"),
+    "speed of next to nothing": Bad("pool:\n", "cost: {train_tokens_per_second: 1e-320}\npool:\n", 37, "cost.train_tokens_per_second", "at least 0.001, found 1e-320"),
+    "start beyond all time": Bad("pool:\n", "cost: {start_s: 1.7e308}\npool:\n", 37, "cost.start_s", "should be at most 1000000000000.0"),
     "unknown section": Bad("pool:\n", "polo:\n", 37, "polo", "unknown field 'polo'; did you mean 'pool'?"),
     "unknown section, none near": Bad("pool:\n", "zzz:\n", 37, "zzz", "valid are axes, budget, cost, description, execution,"),
     "unknown part of a trial": Bad("  train:\n", "  trian:\n", 9, "trial.trian", "did you mean 'train'?"),

@@ -224,6 +224,20 @@ def test_bad_search(dimension: str, change: str, path: str, words: str, tmp_path
     assert words in message
 
 
+@pytest.mark.parametrize("evaluation", ["", " 3", " [sampled]"])
+def test_a_search_by_a_sampling_of_no_evaluation(evaluation: str, tmp_path: Path) -> None:
+    start, end = SEARCHED.index("  evaluation:"), SEARCHED.index("\naxes:")
+    tpe = TPE.replace("kind: tpe", "kind: tpe\n  sampling: sampled")
+    text = f"{SEARCHED[:start]}  evaluation:{evaluation}\n{SEARCHED[end:]}\n{tpe}"
+    assert ": trial.evaluation: should be a mapping, found " in refusal(write(tmp_path, text))
+
+
+def test_a_search_by_a_sampling_that_is_there_by_default(tmp_path: Path) -> None:
+    start, end = SEARCHED.index("    samplings:"), SEARCHED.index("\naxes:")
+    tpe = TPE.replace("kind: tpe", "kind: tpe\n  sampling: greedy")
+    assert load_sweep(write(tmp_path, f"{SEARCHED[:start]}{SEARCHED[end:]}\n{tpe}")).to_propose
+
+
 def _line_of(message: str, directory: Path) -> int:
     return int(message.removeprefix(f"{directory}/study.yaml:").split(":")[0])
 

@@ -42,9 +42,9 @@ def _try(uri: str, shown: str, found: str) -> Finding:
         client = connect(uri, create=True)
         points = _write_and_delete(client)
     except (TrackingUnavailable, MlflowException) as error:
-        return failed(in_short(error), _advice(shown, str(error)))
+        return failed(in_short(masked(str(error))), _advice(shown, str(error)))
     if [(point.step, point.value) for point in points] != [(1, _VALUE)]:
-        return failed(f"{shown} took a metric and gave back {points}", _advice(shown, ""))
+        return failed(f"{masked(shown)} took a metric and gave back {points}", _advice(shown, ""))
     return ok(found)
 
 
@@ -83,7 +83,8 @@ def _advice(uri: str, message: str) -> str:
     if "database schema" in message:
         return f"mlflow db upgrade {masked(uri)}   # made by another MLflow; copy the database first"
     if uri.startswith(("http:", "https:")):
-        return f"curl {uri.rstrip('/')}/health   # does it answer? without --tracking-uri, a local database is used"
+        address = masked(uri).rstrip("/")
+        return f"curl {address}/health   # does it answer? without --tracking-uri, a local database is used"
     file = sqlite_file(uri)
     if file and file.exists():
         return f"mv {file} {file}.broken   # a new database is made; or mend the file or its permissions"

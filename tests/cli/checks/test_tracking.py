@@ -82,6 +82,22 @@ def test_no_server(context: Context, free_port: int) -> None:
     advised(tracking.tracking(context), "failed", "no database answers", "--tracking-uri http://HOST:PORT")
 
 
+def test_no_password_is_shown(context: Context, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def refused(uri: str, create: bool) -> None:
+        raise MlflowException(f"API request to {uri}/api failed")
+
+    context.tracking_uri = f"http://bob:pa55@127.0.0.1:{free_port}"
+    address = f"http://bob:***@127.0.0.1:{free_port}"
+    advised(tracking.tracking(context), "failed", "Connection refused", f"curl {address}/health")
+    monkeypatch.setattr(tracking, "connect", refused)
+    advised(tracking.tracking(context), "failed", f"API request to {address}/api failed", f"curl {address}/health")
+    monkeypatch.setattr(tracking, "connect", lambda uri, create: None)
+    monkeypatch.setattr(tracking, "_write_and_delete", lambda client: [])
+    advised(tracking.tracking(context), "failed", f"{address} took a metric", f"curl {address}/health")
+
+
 def test_no_directory_for_the_database(context: Context) -> None:
     context.tracking_uri = "sqlite:////proc/self/sweeps/mlflow.db"
     advised(tracking.tracking(context), "failed", "no database can be made", "mkdir -p /proc/self/sweeps")
