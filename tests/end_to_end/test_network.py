@@ -30,13 +30,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark
 PORT = 6379
 SHORT = ("--set", "trial.evaluation.samplings={sampled: {max_new_tokens: 24, seed: 2}}")
 """Of few tokens: it is the network that is tried."""
-SUMMED = ("train/objective", "train/nll", "train/grad_norm", "train/entropy")
-"""Curves that several workers' sums make, in another order than one worker's."""
 MEMORY = {"RAY_memory_monitor_refresh_ms": "0"}
 """Each of these machines would take the memory of them all for its own."""
 CABLE = {"GLOO_SOCKET_IFNAME": "cable"}
-"""By which a trial's workers reach each other. Without it, it is what a machine's name leads to, and here all have one
-name, that of the real machine, which is to each its own loopback."""
+"""Else workers listen where the machine's name leads, which is the real one's here: to each, its own loopback."""
 CONNECT = """\
 import ray, sys
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -228,10 +225,9 @@ def test_two_workers_of_a_trial_on_two_machines_give_the_same_curves(undisturbed
     (where,) = seen
     train, (generates,) = machines_of("RayTrainWorker", where), machines_of("EngineActor", where)
     assert len(train) == 2 and {*train, generates} == {"one", "two", "three"}
-    for key in (key for key in undisturbed if key[1] in SUMMED):
-        assert [step for step, _ in found[key]] == [step for step, _ in undisturbed[key]]
-        values = [value for _, value in undisturbed[key]]
-        assert [value for _, value in found[key]] == pytest.approx(values, rel=1e-4), key
+    for key in [(of, f"train/{it}") for of in ("sft", "dft") for it in ("objective", "nll", "grad_norm", "entropy")]:
+        (steps, values), (others, expected) = zip(*found[key], strict=True), zip(*undisturbed[key], strict=True)
+        assert steps == others and values == pytest.approx(expected, rel=1e-4), key  # sums in another order
 
 
 def machines_of(kind: str, where: dict[str, list[str]]) -> list[str]:

@@ -26,7 +26,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     yield service
     interrupt(service.process.pid, service.mark)
     assert service.process.wait(120) == 0, "\n".join(service.lines)
-    wait_until(lambda: not marked(service.mark), 30)
+    wait_until(lambda: not marked(service.mark), 90)
     token = (service.storage / "service" / "token").read_text().strip()
     assert token not in "\n".join(service.lines)
 
