@@ -140,6 +140,7 @@ def _serve(
     from services.api import ApiSettings
     from services.api_guard import digest_of
     from services.api_server import deploy_api, stop_api
+    from services.jobs import OPEN_JOBS, asks_for_token
     from services.local_cluster import local_cluster
     from services.service_files import write_tracking
 
@@ -148,6 +149,8 @@ def _serve(
     own = local_cluster(storage) if address is None else contextlib.nullcontext(address)
     with own as ray_address, cluster(ray_address):
         _check_place(address, uri)
+        if address is not None and not asks_for_token(_gcs()):
+            click.echo(f"WARNING: {OPEN_JOBS}", err=True)
         settings = ApiSettings(storage, digest_of(token), check_spec, trials_progress, limits, cluster_facts, _gcs())
         try:
             click.echo("starting the API")
