@@ -45,7 +45,7 @@ class VllmEngine:
         """Starts vLLM on `model_directory` (10 s on two cores, most of it imports). Raises ValueError on a bad one."""
         set_environment(settings)
         self._settings = settings
-        self._layout = read_layout(Path(model_directory))
+        self._layout = read_layout(Path(model_directory), settings.trust_remote_code)
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._engine = LLMEngine.from_engine_args(engine_args(settings, model_directory))
@@ -94,7 +94,8 @@ class VllmEngine:
 
     def require_loadable(self, directory: str, canary: Canary) -> None:
         """Raises ValueError when `reload` of these cannot work: what can be known without touching the engine."""
-        require_same_layout(self._layout, read_layout(Path(directory)), Path(directory))
+        found = read_layout(Path(directory), self._settings.trust_remote_code)
+        require_same_layout(self._layout, found, Path(directory))
         self._require_canary_fits(canary)
 
     def reload(self, directory: str, canary: Canary) -> float:

@@ -24,7 +24,8 @@ class EngineSettings:
 
     `tensor_parallel` splits every layer over so many GPUs, or processes of `threads` threads and `kv_cache_gib` of
     cache each. `max_adapters` is how many LoRA adapters, none of a rank above `max_adapter_rank`, the engine can hold
-    beside its weights; 0 leaves their machinery out. Raises ValueError for numbers that mean nothing.
+    beside its weights; 0 leaves their machinery out. `trust_remote_code` runs code that the model's directory
+    brings. Raises ValueError for numbers that mean nothing.
     """
 
     stop_token_ids: tuple[int, ...]
@@ -39,6 +40,7 @@ class EngineSettings:
     tensor_parallel: int = 1
     max_adapters: int = 0
     max_adapter_rank: int = 16
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.tensor_parallel < 1 or self.max_adapters < 0 or not 1 <= self.max_adapter_rank <= 512:
@@ -81,6 +83,7 @@ def engine_args(settings: EngineSettings, model_directory: str) -> EngineArgs:
         logprobs_mode="raw_logprobs",
         disable_log_stats=True,
         use_tqdm_on_load=False,
+        trust_remote_code=settings.trust_remote_code,
         **_adapter_args(settings),
     )
     if settings.tensor_parallel > 1:

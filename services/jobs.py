@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OPEN_JOBS = (
+    "Ray's dashboard asks for no token: whoever reaches it can run anything on the cluster, whatever token the sweep "
+    "API asks for"
+)
 _LOOK_S = 1.0
 ENTRYPOINT = "dft_sweeps.cli.sweep_job"
 STOP_S = 60
@@ -231,6 +235,20 @@ def dashboard_url(address: str) -> str:
 
     url: str = get_address_for_submission_client(address)
     return url
+
+
+def asks_for_token(address: str) -> bool:
+    """Whether Ray's dashboard, and so the Jobs API, of the cluster whose GCS is at an address asks for a token. It
+    tells whoever asks.
+
+    Raises:
+        ClusterUnavailable: it does not answer.
+    """
+    import requests
+
+    asked = f"{dashboard_url(address)}/api/authentication_mode"
+    mode = _reached(lambda: requests.get(asked, timeout=10).json())
+    return mode == {"authentication_mode": "token"}
 
 
 class _Refused(ClusterUnavailable):

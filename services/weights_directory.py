@@ -27,8 +27,9 @@ class WeightsLayout:
         return bool(self.config["tie_word_embeddings"])
 
 
-def read_layout(directory: Path) -> WeightsLayout:
+def read_layout(directory: Path, trusted: bool = False) -> WeightsLayout:
     """Reads the layout of `directory`. Raises ValueError, naming the file, on anything missing, cut off or unreadable.
+    `trusted`: whether code that it brings is run.
 
     The configuration goes through transformers, which gives old and new spellings of a field one form.
     """
@@ -37,7 +38,7 @@ def read_layout(directory: Path) -> WeightsLayout:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True).to_dict()
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trusted).to_dict()
     except (OSError, KeyError) as error:
         raise ValueError(f"{directory / 'config.json'}: {error}") from error
     _require_shards(directory)

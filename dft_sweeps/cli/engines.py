@@ -17,13 +17,14 @@ embedded model, so there half a checkpoint (4.7) is found, but not a neighbourin
 
 
 def pool_settings(
-    pool: PoolSpec, stop_token_ids: tuple[int, ...], name: str, adapter_rank: int | None = None
+    pool: PoolSpec, stop_token_ids: tuple[int, ...], name: str, adapter_rank: int | None = None, trusted: bool = False
 ) -> PoolSettings:
     """The pool that a spec asks for; several GPUs of an engine share its layers.
 
     Args:
         name: no other pool of the cluster has it.
         adapter_rank: the largest of the LoRA checkpoints to be served as adapters; None where there are none.
+        trusted: whether the model's own code is run.
     """
     from services.engine_settings import EngineSettings
     from services.pool import PoolSettings
@@ -42,6 +43,7 @@ def pool_settings(
         tensor_parallel=parts,
         max_adapters=0 if adapter_rank is None else pool.adapters,
         max_adapter_rank=max(adapter_rank or 0, 8),
+        trust_remote_code=trusted,
     )
     return PoolSettings(
         engine=engine,
@@ -53,8 +55,8 @@ def pool_settings(
     )
 
 
-def stop_tokens(prompts: Prompts, directory: Path) -> tuple[int, ...]:
-    """What ends a completion: the template's tokens and those of the model's directory."""
+def stop_tokens(prompts: Prompts, directory: Path, trusted: bool = False) -> tuple[int, ...]:
+    """What ends a completion: the template's tokens and those of the model's directory, whose code may be `trusted`."""
     from dft_sweeps.training.model_files import end_tokens
 
-    return tuple(sorted({*prompts.stop_token_ids, *end_tokens(directory)}))
+    return tuple(sorted({*prompts.stop_token_ids, *end_tokens(directory, trusted)}))

@@ -205,7 +205,8 @@ def _misfit(first: Candidate, candidate: Candidate) -> str | None:
         require_same_layout(*map(read_layout, directories), candidate.model.directory)
     except ValueError as error:
         return f"{error}; {alone}"
-    ends, its_ends = (stop_tokens(each.prompts, each.model.directory) for each in (first, candidate))
+    both = ((each.prompts, each.model) for each in (first, candidate))
+    ends, its_ends = (stop_tokens(prompts, model.directory, model.trusted) for prompts, model in both)
     return None if ends == its_ends else f"its answers end at the tokens {its_ends}, not {ends}; {alone}"
 
 
@@ -238,8 +239,8 @@ def _engines(pool: PoolSpec, first: Candidate, address: str | None, say: Say) ->
     say("engines", "starting Ray" if address is None else f"connecting to Ray at {address}")
     with cluster(address) as facts:
         _check_room(pool, facts)
-        stops = stop_tokens(first.prompts, first.model.directory)
-        settings = pool_settings(pool, stops, f"evaluate-{uuid4().hex[:8]}")
+        stops = stop_tokens(first.prompts, first.model.directory, first.model.trusted)
+        settings = pool_settings(pool, stops, f"evaluate-{uuid4().hex[:8]}", trusted=first.model.trusted)
         directory = str(first.model.directory)
         try:
             yield start_pool(settings, directory, lambda line: say("engines", line))

@@ -94,6 +94,9 @@ def command(
     Clients (submit, list, status, logs, cancel) send a token. Without TLS it travels in the clear: keep to
     loopback, or give --tls-certificate and --tls-key.
 
+    Code that a model brings with it is run only where DFT_SWEEPS_TRUST_REMOTE_CODE names the model, exactly as the spec
+    does; several are separated by commas. At --address, the cluster must have been started with it.
+
     \b
     Example:
       dft-sweeps serve
@@ -140,6 +143,7 @@ def _serve(
     from services.api import ApiSettings
     from services.api_guard import digest_of
     from services.api_server import deploy_api, stop_api
+    from services.jobs import OPEN_JOBS, asks_for_token
     from services.local_cluster import local_cluster
     from services.service_files import write_tracking
 
@@ -148,6 +152,8 @@ def _serve(
     own = local_cluster(storage) if address is None else contextlib.nullcontext(address)
     with own as ray_address, cluster(ray_address):
         _check_place(address, uri)
+        if address is not None and not asks_for_token(_gcs()):
+            click.echo(f"WARNING: {OPEN_JOBS}", err=True)
         settings = ApiSettings(storage, digest_of(token), check_spec, trials_progress, limits, cluster_facts, _gcs())
         try:
             click.echo("starting the API")

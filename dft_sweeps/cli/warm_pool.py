@@ -26,8 +26,9 @@ def settings_of(prepared: PreparedSweep, name: str) -> PoolSettings:
     """The engines that a sweep evaluates with, in a pool of this name."""
     trials = (*prepared.sweep.trials, *prepared.sweep.probes)  # what a search may yet propose is served too
     ranks = [adapter.rank for trial in trials if (adapter := trial.spec.train.adapter)]
-    stops = stop_tokens(prepared.prompts, prepared.model.directory)
-    return pool_settings(prepared.sweep.spec.pool, stops, name, max(ranks, default=None))
+    model = prepared.model
+    stops = stop_tokens(prepared.prompts, model.directory, model.trusted)
+    return pool_settings(prepared.sweep.spec.pool, stops, name, max(ranks, default=None), model.trusted)
 
 
 @contextlib.contextmanager

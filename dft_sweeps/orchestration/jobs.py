@@ -31,4 +31,5 @@ def make_job(prepared: PreparedSweep, trial: PreparedTrial, storage: Path) -> Tr
         data_digest=trial.data_digest,
         evaluated_steps=tuple(sorted(steps)),
         template=prepared.prompts.template,
+        trusted=prepared.model.trusted,
     )

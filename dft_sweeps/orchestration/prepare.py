@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dft_sweeps.data.prompt_templates import Prompts, choose_template
@@ -91,8 +90,8 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     on_progress("reading the model")
     first = _one_model(sweep)
     with sweep.at(first, "model", "path"):
-        model = inspect_model(resolve_model(first.spec.model, sweep.directory))
-        tokenizer = _tokenizer(model.directory)
+        model = inspect_model(resolve_model(first.spec.model, sweep.directory), first.spec.model.path)
+        tokenizer = _tokenizer(model)
 
     written = cache(lambda template: Prompts(tokenizer, template))
 
@@ -114,7 +113,7 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     _check_distinct(sweep, prepare_trials(replace(sweep, trials=sweep.probes)))
     trials = prepare_trials(sweep)
     _check_distinct(sweep, trials)
-    pool, ends = sweep.spec.pool, end_tokens(model.directory)
+    pool, ends = sweep.spec.pool, end_tokens(model.directory, model.trusted)
     measures = measures_of(first.spec.evaluation, benchmarks, prompts, pool.max_model_len, pool.dtype, ends)
     ids = [trial.training_id for trial in trials]
     id_ = sweep_id(sweep.spec.name, ids, measures, course_of(sweep.spec))
@@ -147,10 +146,10 @@ def _check_distinct(sweep: Sweep, trials: Sequence[PreparedTrial]) -> None:
             )
 
 
-def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(model: ModelFiles) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory)
+    return AutoTokenizer.from_pretrained(model.directory, trust_remote_code=model.trusted)
 
 
 def _check_context(sweep: Sweep, model: ModelFiles) -> None:

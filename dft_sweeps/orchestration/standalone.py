@@ -102,23 +102,23 @@ def read_candidate(
     except ValidationError as error:
         [(_, message), *_] = schema.messages(error, ModelSpec, {"path": path})
         raise SpecError(message) from error
-    model = inspect_model(resolve_model(spec, directory))
+    model = inspect_model(resolve_model(spec, directory), path)
     if revision and model.directory in (EMBEDDED, directory / path):
         raise SpecError(f"a model of the hub has revisions, but {path!r} is a local directory")
     context = max_model_len or model.context
     if context > model.context:
         raise SpecError(f"pool.max_model_len is {context}, but the model's context is {model.context} tokens")
-    prompts = Prompts(_tokenizer(model.directory), choose_template(evaluation.template, path, model.directory))
+    prompts = Prompts(_tokenizer(model), choose_template(evaluation.template, path, model.directory))
     for benchmark in benchmarks.values():
         check_lengths(benchmark, prompts, context)
     at = {sampling: evaluation.sampling_at(sampling, 0, 0) for sampling in evaluation.samplings}
     return Candidate(name, model, prompts, {key: in_context(sampling, context, dtype) for key, sampling in at.items()})
 
 
-def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(model: ModelFiles) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory)
+    return AutoTokenizer.from_pretrained(model.directory, trust_remote_code=model.trusted)
 
 
 def stored(
@@ -156,7 +156,7 @@ def canary_of(candidate: Candidate, benchmarks: Benchmarks, storage: Path) -> Ca
     if not kept.is_file():
         questions = next(iter(benchmarks.values())).questions[:_CANARY_PROMPTS]
         prompts = [candidate.prompts.ids(question.prompt_text) for question in questions]
-        _make_canary(candidate.model.directory, prompts, kept)
+        _make_canary(candidate.model, prompts, kept)
     return _read_canary(kept)
 
 
@@ -167,14 +167,15 @@ def _read_canary(path: Path) -> Canary:
         raise SpecError(f"{path}: not a canary that an engine can be compared with ({error}); delete it") from error
 
 
-def _make_canary(directory: Path, prompts: Sequence[tuple[int, ...]], path: Path) -> None:
+def _make_canary(model: ModelFiles, prompts: Sequence[tuple[int, ...]], path: Path) -> None:
     from dft_sweeps.training.checkpoint import make_canary
     from dft_sweeps.training.policy import load_policy
 
     try:
-        policy = load_policy(directory)
+        policy = load_policy(model.directory, trusted=model.trusted)
     except (OSError, ValueError, ImportError) as error:
-        raise SpecError(f"{directory}: transformers does not load it: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise SpecError(f"{model.directory}: transformers does not load it: {reason}") from error
     canary = make_canary(policy, [Sample(prompt, 1) for prompt in prompts])
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

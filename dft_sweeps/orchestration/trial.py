@@ -31,6 +31,8 @@ class TrialJob:
     """Steps to write checkpoints of; the last step is always one."""
     template: str
     """Of the questions that its checkpoints are asked."""
+    trusted: bool = False
+    """Whether the model's own code is run."""
     until: int | None = None
     """The evaluated step at which it is parked: its state is saved, and its workers take another job. None: it is
     trained to its end."""

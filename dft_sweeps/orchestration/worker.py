@@ -110,8 +110,9 @@ class _Attempt:
 
         spec = job.spec
         data = _read_data(Path(job.data_file))
-        prompts = Prompts(AutoTokenizer.from_pretrained(job.model_directory), job.template)
-        policy = ranks.shard(load_policy(Path(job.model_directory), spec.model, spec.train, job.execution, device))
+        directory, trusted = Path(job.model_directory), job.trusted
+        prompts = Prompts(AutoTokenizer.from_pretrained(directory, trust_remote_code=trusted), job.template)
+        policy = ranks.shard(load_policy(directory, spec.model, spec.train, job.execution, device, trusted))
         reference = None
         if "reference_logp" in make_objective(**spec.train.objective.model_dump()).needs:
             reference = shared_reference(job, policy, data, ranks, reporter.note if reporter else None)

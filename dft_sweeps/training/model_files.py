@@ -17,6 +17,7 @@ from typing import Any
 
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import ModelSpec
+from dft_sweeps.training.trusted import refusal, trusts
 
 EMBEDDED = Path(__file__).parent.parent / "data" / "base_model"
 """The base policy shipped with the package."""
@@ -51,6 +52,8 @@ class ModelFiles:
     """Longest sequence of tokens the model was made for."""
     linear_layers: tuple[str, ...]
     """Names of the layers that adapters can be put on."""
+    trusted: bool = False
+    """Whether code that it brings is run."""
 
 
 def resolve_model(model: ModelSpec, base_directory: Path) -> Path:
@@ -75,7 +78,7 @@ def resolve_model(model: ModelSpec, base_directory: Path) -> Path:
         fetched = huggingface_hub.snapshot_download(
             model.path,
             revision=model.revision,
-            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+            allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", *["*.py"] * trusts(model.path)],
         )
     except (OSError, HFValidationError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -163,16 +166,17 @@ def _json_object(file: Path) -> dict[str, Any] | None:
     return content
 
 
-def end_tokens(directory: Path) -> tuple[int, ...]:
-    """Tokens that end a completion, whatever the prompt: those of the generation settings, else of the configuration,
-    as vLLM takes them."""
+def end_tokens(directory: Path, trusted: bool = False) -> tuple[int, ...]:
+    """What ends a completion, whatever the prompt: by the generation settings, else the configuration, as in vLLM."""
     from transformers import AutoConfig, GenerationConfig
 
     with _loading(directory):
         if (directory / "generation_config.json").is_file():
             settings = GenerationConfig.from_pretrained(directory)
         else:
-            settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
+            settings = GenerationConfig.from_model_config(
+                AutoConfig.from_pretrained(directory, trust_remote_code=trusted)
+            )
     ends = settings.eos_token_id
     return (ends,) if isinstance(ends, int) else tuple(sorted(ends or ()))
 
@@ -195,26 +199,28 @@ def _tensors_digest(directory: Path) -> str:
     return total.hexdigest()
 
 
-def inspect_model(directory: Path) -> ModelFiles:
-    """Checks that a model directory will load and train here, without loading it.
+def inspect_model(directory: Path, name: str = "") -> ModelFiles:
+    """Checks that a model directory will load and train here, without loading it. `name` is what the spec calls the
+    model, by which the operator may have allowed its code.
 
     Raises:
-        SpecError: a missing or unknown configuration, an architecture without a causal language model, weights that
-            do not fit it, a tokenizer that does not fit, or a head that this package does not compute exactly.
+        SpecError: code that is not allowed, a missing or unknown configuration, no causal language model, weights or a
+            tokenizer that do not fit it, or a head that this package does not compute exactly.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if not (directory / "config.json").is_file():
         raise SpecError(f"{directory}: no config.json, so this is no model directory")
-    with _loading(directory):
-        config = AutoConfig.from_pretrained(directory)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    trusted = trusts(name)
+    with _loading(directory, name):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trusted)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trusted)
     if config.get_text_config() is not config:
         raise SpecError(f"{directory}: {config.model_type} is made of several models; only a language model is trained")
     context = getattr(config, "max_position_embeddings", None)
-    with _loading(directory), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    with _loading(directory, name), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
     if context is None:
         raise SpecError(f"{directory}: {config.model_type} has no positions, so packed samples cannot be told apart")
     # Without these files transformers makes an empty tokenizer, in which every text is no token at all.
@@ -229,22 +235,25 @@ def inspect_model(directory: Path) -> ModelFiles:
     return ModelFiles(
         directory=directory,
         weights_digest=_with_settings(directory, tensors),
-        digest=_model_digest(directory, tensors),
+        digest=_model_digest(directory, tensors, trusted),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary=config.vocab_size,
         context=context,
         linear_layers=tuple(linear_layers(model)),
+        trusted=trusted,
     )
 
 
 @contextmanager
-def _loading(directory: Path) -> Iterator[None]:
-    """What transformers raises on broken directories becomes a SpecError."""
+def _loading(directory: Path, name: str = "") -> Iterator[None]:
+    """What transformers raises on broken directories, or on code that it may not run, becomes a SpecError."""
     from huggingface_hub.errors import StrictDataclassError
 
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise refusal(name or str(directory)) from error
         raise SpecError(f"{directory}: the model does not load: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -280,9 +289,10 @@ def _check_shapes(directory: Path, model: Any, stored: dict[str, tuple[int, ...]
             raise SpecError(f"{directory}: its weights do not fit its config.json: it {what} {names[0]!r}{more}")
 
 
-def _model_digest(directory: Path, tensors: str) -> str:
+def _model_digest(directory: Path, tensors: str, trusted: bool) -> str:
     total = hashlib.sha256(tensors.encode())
-    for name in ("config.json", *_TOKENIZER_FILES):
+    code = [file.name for file in directory.glob("*.py")] if trusted else []
+    for name in ("config.json", *_TOKENIZER_FILES, *sorted(code)):
         file = directory / name
         if file.is_file():
             total.update(name.encode() + b"\0" + file.read_bytes() + b"\0")

@@ -77,15 +77,21 @@ def load_policy(
     train: TrainSpec | None = None,
     execution: ExecutionSpec | None = None,
     device: str | torch.device = "cpu",
+    trusted: bool = False,
 ) -> Policy:
     """Loads a model directory as a policy, ready to train as the specs say, or by default to look at in float32.
+
+    Args:
+        trusted: whether the model's own code is run.
 
     Raises:
         SpecError: the machine or the architecture does not allow what the specs ask for.
     """
     model, execution, device = model or ModelSpec(), execution or ExecutionSpec(), torch.device(device)
     dtype = getattr(torch, model.dtype)
-    network = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, model.parameter_dtype))
+    network = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=getattr(torch, model.parameter_dtype), trust_remote_code=trusted
+    )
     if train is not None and train.adapter is not None:
         add_adapters(network, train.adapter, train.seed)
     settle_attention(network.to(device), execution.attention, dtype)

@@ -25,6 +25,8 @@ _SEVERAL = (
 _LOGS = "/tmp/ray/session_latest/logs"
 _ADDRESS = "ray start --head --port 6379   # on the cluster's head node; then --address HEAD:6379, open to this machine"
 
+_GUARD = "RAY_AUTH_MODE=token ray start ...   # on every node, with one token; or let nobody else reach its ports"
+
 
 def connection(context: Context) -> Finding:
     """Starts Ray here or connects to it, for the checks that follow."""
@@ -98,6 +100,9 @@ def dashboard(context: Context) -> Finding:
     """Asks the dashboard for the nodes as Ray Train's clean-up would: from inside a worker, without an address."""
     import ray
 
+    from dft_sweeps.orchestration.cluster import ClusterUnavailable
+    from services.jobs import OPEN_JOBS, asks_for_token
+
     mine = {node["NodeID"] for node in ray.nodes()}
     try:
         answer = ray.get(ray.remote(_seen_nodes).options(num_cpus=0).remote(), timeout=TASK_SECONDS)
@@ -109,6 +114,13 @@ def dashboard(context: Context) -> Finding:
         return failed(f"Ray's dashboard does not answer: {answer}", _dashboard_advice(context.address))
     if not mine & set(answer):
         return failed("the dashboard that answers is another cluster's", "unset RAY_ADDRESS RAY_API_SERVER_ADDRESS")
+    if context.address:
+        try:
+            guarded = asks_for_token(ray.get_runtime_context().gcs_address)
+        except ClusterUnavailable as error:
+            return failed(in_short(error), _dashboard_advice(context.address))
+        if not guarded:
+            return warning(OPEN_JOBS, _GUARD)
     return ok("Ray's dashboard answers, so that stopped trials are cleaned up")
 
 

@@ -52,7 +52,7 @@ def _tokenizer(context: Context) -> Any:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    return AutoTokenizer.from_pretrained(context.model_directory)
+    return AutoTokenizer.from_pretrained(context.model_directory, trust_remote_code=False)
 
 
 def _settings(device: str, tokenizer: Any) -> PoolSettings:

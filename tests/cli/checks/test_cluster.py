@@ -151,6 +151,21 @@ def test_a_dashboard_of_another_cluster(
 
 
 @pytest.mark.ray
+def test_jobs_that_ask_for_no_token(context: Context, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster's own word decides, not what this machine has set."""
+    import ray
+
+    mine = [node["NodeID"] for node in ray.nodes()]
+    monkeypatch.setattr(cluster, "_seen_nodes", lambda: mine)
+    assert cluster.dashboard(context).status == "ok"
+    context.address = ray_cluster.address_info["gcs_address"]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    advised(cluster.dashboard(context), "warning", "asks for no token", "RAY_AUTH_MODE=token ray start")
+    monkeypatch.setattr("services.jobs.asks_for_token", lambda address: address == context.address)
+    assert cluster.dashboard(context).status == "ok"
+
+
+@pytest.mark.ray
 def test_a_dead_dashboard(context: Context, ray_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last test of this cluster, which its workers are told to ask: others may run on a developer's machine."""
     address, ask = ray_cluster.address_info["gcs_address"], cluster._seen_nodes
