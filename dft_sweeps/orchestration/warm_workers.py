@@ -99,10 +99,13 @@ class WorkerGroup:
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
+        from dft_sweeps.orchestration.process_group import ProcessGroup
+
         gpus = {"GPU": execution.gpus_per_worker} if execution.gpus_per_worker else {}
         trainer = TorchTrainer(
             train_trials,
             train_loop_config={"group": self._name, "mailbox": self._mailbox},
+            torch_config=ProcessGroup(),
             scaling_config=ScalingConfig(
                 num_workers=execution.workers,
                 use_gpu=execution.gpus_per_worker > 0,

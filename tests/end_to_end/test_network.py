@@ -32,8 +32,6 @@ SHORT = ("--set", "trial.evaluation.samplings={sampled: {max_new_tokens: 24, see
 """Of few tokens: it is the network that is tried."""
 MEMORY = {"RAY_memory_monitor_refresh_ms": "0"}
 """Each of these machines would take the memory of them all for its own."""
-CABLE = {"GLOO_SOCKET_IFNAME": "cable"}
-"""Else workers listen where the machine's name leads, which is the real one's here: to each, its own loopback."""
 CONNECT = """\
 import ray, sys
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -83,7 +81,7 @@ class Cluster:
         with machine.inside(), (self.directory / f"{name}.log").open("wb") as log:
             self.started[name] = subprocess.Popen(
                 [ray, "start", "--block", "--disable-usage-stats", *joining, *options],
-                env=own | self.environment | MEMORY | CABLE, stdout=log, stderr=log,
+                env=own | self.environment | MEMORY, stdout=log, stderr=log,
             )  # fmt: skip
         deadline = time.monotonic() + 120
         while "--block" not in (said := (self.directory / f"{name}.log").read_text()):
