@@ -11,7 +11,7 @@ from dft_sweeps.orchestration.cluster import free_port
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.conftest import FinishedSweep
 from tests.end_to_end.running import SPEC, run
-from tests.services.served import left_on, ray_head
+from tests.services.served import ray_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -55,23 +55,6 @@ def test_two_workers_on_a_running_cluster_give_the_same_curves(
                "--set", "execution.workers=3", environment={"RAY_AUTH_MODE": "disabled"})  # fmt: skip
     assert busy.code == 2
     assert "too few CPUs: the cluster has 3, and 4 are needed" in busy.lines[-1]
-
-
-@pytest.mark.faults
-def test_workers_that_cannot_reach_each_other_fail_their_trial_and_leave_its_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second attempt needs the room of the first: it fails as that did, and does not wait for ever."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere")
-    with ray_head(cpus=2) as head:
-        outcome = run(
-            "run", str(SPEC), "--storage", str(tmp_path), "--address", head.address,
-            "--set", "axes={}", "--set", "execution.max_failures=1", environment=head.environment,
-        )  # fmt: skip
-        assert outcome.code == 1, outcome.text
-        assert len([line for line in outcome.lines if "interrupted: " in line and "nowhere" in line]) >= 2, outcome.text
-        assert "Traceback" not in outcome.text
-        assert left_on(head) == []
 
 
 def test_an_address_where_nothing_answers_is_unreachable_at_once(tmp_path: Path) -> None:

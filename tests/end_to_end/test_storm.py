@@ -208,7 +208,7 @@ ENDINGS: dict[str, tuple[Fault, set[int], str]] = {
 def after(name: str, storm: Storm) -> str:
     """What is done between that end and the next command; gives what the next one says of it."""
     if name == "state cut off":
-        [state] = storm.storage.glob("trials/*/resume/step-*/rank-00000.safetensors")
+        [*_, state] = sorted(storm.storage.glob("trials/*/resume/step-*/rank-00000.safetensors"))
         cut_off(state, storm.rng)
         return f"starts from step 0 again: its state cannot be taken up: {state} is damaged"
     if name == "storage read-only":
