@@ -94,9 +94,10 @@ class SweepJobs:
 
     def all(self) -> list[SweepJob]:
         """Every job of a sweep that the cluster knows, the newest last, and after them those that wait."""
+        queue = waiting(self._storage)  # before Ray is asked: who begins meanwhile is in both
         started = self.started()
         known = {job.submission_id for job in started}
-        stored = [stored_job(self._storage, id_) for id_ in waiting(self._storage) if id_ not in known]
+        stored = [stored_job(self._storage, id_) for id_ in queue if id_ not in known]
         return [*started, *(waiting_job(job) for job in stored if job)]
 
     def started(self) -> list[SweepJob]:
@@ -105,17 +106,19 @@ class SweepJobs:
         return sorted((job for job in found if job), key=lambda job: (job.started_ms or 0, job.attempt))
 
     def get(self, id_: str) -> SweepJob | None:
+        queue = waiting(self._storage)
         if known := self._started(id_):
             return known
         stored = stored_job(self._storage, id_)
-        return self._not_started(stored) if stored else None
+        return self._not_started(stored, queue) if stored else None
 
     def last(self, sweep_id: str) -> SweepJob | None:
         """The newest attempt at a sweep, on this cluster or one before it."""
+        queue = waiting(self._storage)
         stored = {job.attempt: job for job in stored_jobs(self._storage, sweep_id)}
         known = {job.attempt: job for job in self.started() if job.sweep_id == sweep_id}
         newest = max([*stored, *known], default=0)
-        return known.get(newest) or (self._not_started(stored[newest]) if newest else None)
+        return known.get(newest) or (self._not_started(stored[newest], queue) if newest else None)
 
     def start(self, id_: str, directory: Path, name: str, trials: int) -> bool:
         """Starts the job that reads `directory`, and leaves its log there; False where there is a job of this id
@@ -220,10 +223,10 @@ class SweepJobs:
                 return None
             raise
 
-    def _not_started(self, stored: StoredJob) -> SweepJob:
-        """A job that the cluster does not know."""
+    def _not_started(self, stored: StoredJob, queue: Sequence[str]) -> SweepJob:
+        """A job that the cluster does not know. `queue`: who waited before it was asked."""
         id_ = stored.submission_id
-        if id_ in waiting(self._storage):
+        if id_ in queue:
             return waiting_job(stored)
         cancelled = (self._storage / DIRECTORY / id_ / CANCELLED).exists()
         return _of_storage(stored, "STOPPED" if cancelled else GONE)

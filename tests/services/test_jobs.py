@@ -16,7 +16,7 @@ from services.checking import Busy, CheckedSpec, Rerun
 from services.jobs import SweepJob, SweepJobs
 from services.submissions import RunsSomethingElse, submit
 from services.submitted_files import LOG, StoredJob, store_job, stored_jobs
-from services.waiting import waiting
+from services.waiting import changing, join, leave, waiting
 
 ID = "s-0123456789abcdef"
 
@@ -74,6 +74,30 @@ def submitted(jobs: SweepJobs, storage: Path, number: int, at_once: int = 1) -> 
 def statuses(jobs: SweepJobs, numbers: range) -> list[str]:
     found = [jobs.last(f"s-{number:016x}") for number in numbers]
     return [job.status for job in found if job]
+
+
+def test_one_whose_turn_comes_while_it_is_looked_up_is_never_gone(
+    jobs: SweepJobs, ray: RayJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (submitted(jobs, tmp_path, number) for number in (0, 1))
+    ray.set(first.submission_id, "SUCCEEDED")
+    before = RayJobs.list_jobs
+
+    def turn_comes(self: RayJobs) -> list[JobDetails]:
+        told = before(self)
+        monkeypatch.setattr(RayJobs, "list_jobs", before)
+        jobs.start_waiting(1)
+        return told
+
+    for look in (lambda: jobs.last(second.sweep_id), lambda: jobs.all()[-1]):
+        ray.known.pop(second.submission_id, None)
+        with changing(tmp_path):
+            leave(tmp_path, second.submission_id)
+            join(tmp_path, second.submission_id)
+        monkeypatch.setattr(RayJobs, "list_jobs", turn_comes)
+        found = look()
+        assert found and (found.submission_id, found.status) == (second.submission_id, "PENDING")
+        assert waiting(tmp_path) == [] and jobs.last(second.sweep_id).status == "RUNNING"
 
 
 def test_one_runs_and_the_others_wait_in_the_order_in_which_they_came(
