@@ -75,11 +75,11 @@ system-packages:
 	else echo "postgresql or chromium is not installed: the tests that need it are skipped"; fi
 
 .PHONY: test-slow
-test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, killed processes. About 45 minutes on 2 cores.
+test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, every fault once in a storm. About 50 minutes on 2 cores.
 	$(BIN)/python -m pytest -m "slow and not faults"
 
 .PHONY: test-faults
-test-faults: $(VENV)/installed-dev  ## Every fault injected into a real sweep; DFT_SWEEPS_FAULT_DRAWS=5 for five draws of each.
+test-faults: $(VENV)/installed-dev  ## Further faults, each in a sweep of its own; DFT_SWEEPS_FAULT_DRAWS=5 for five draws of each, here as in test-slow.
 	$(BIN)/python -m pytest -m faults
 
 .PHONY: bench

@@ -21,10 +21,6 @@ SEED = os.environ.get("DFT_SWEEPS_FAULT_SEED") or str(random.SystemRandom().rand
 LONGER = (
     "--set", "trial.train.steps=12", "--set", "trial.evaluation.every=4", "--set", "execution.save_every_s=0",
 )  # fmt: skip
-CHECKPOINTS = 6
-"""That the two trials write, the base model's aside."""
-GENERATIONS = CHECKPOINTS + 1
-"""Sets of weights."""
 ANSWERED_S = 2.0
 """After which whoever had an answer of an engine already has made use of it."""
 ATTEMPT_FAILED, EVALUATED = r"step (\d+): attempt 1 failed", r"step {} .*\(swap"
