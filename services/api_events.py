@@ -84,7 +84,7 @@ async def events(jobs: SweepJobs, views: SweepViews, sweep_id: str, last_event_i
                 for kind, data in await _news(jobs, views, job, shown):
                     yield _event(kind, data, job, seen)
                 yield ": still here\n\n"
-            broken = 0
+            broken, told = 0, ""
         except ClusterUnavailable as error:
             broken += 1
             if told != str(error):
@@ -92,13 +92,17 @@ async def events(jobs: SweepJobs, views: SweepViews, sweep_id: str, last_event_i
                 yield _event("unreachable", {"error": told}, job, seen)
         for kind, data in await _news(jobs, views, job, shown):
             yield _event(kind, data, job, seen)
-        newest = await _run(views, jobs.last, sweep_id)
+        try:
+            newest = await _run(views, jobs.last, sweep_id)
+        except ClusterUnavailable:  # of which `_news` tells
+            yield ": still here\n\n"
+            await asyncio.sleep(POLL_S)
+            continue
         last = newest is None or newest.submission_id == job.submission_id
         if 0 < broken < ATTEMPTS or (newest is not None and last and not newest.ended):
+            # The log may be whole again in a moment, and a job's end may come after its log's.
             yield ": still here\n\n"
-            await asyncio.sleep(
-                POLL_S
-            )  # for the log to be whole again, or the job's end, which may come after its log's
+            await asyncio.sleep(POLL_S)
         elif last:
             ended = job_model(newest or job)
             assert ended is not None

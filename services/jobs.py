@@ -135,7 +135,7 @@ class SweepJobs:
                     runtime_env={"env_vars": _STOPPING},
                 )
             )
-        except _Refused as refused:
+        except Refused as refused:
             if "already exists" in str(refused):
                 return False
             raise
@@ -182,7 +182,7 @@ class SweepJobs:
         try:
             text = _reached(lambda: self._client.get_job_logs(id_))
             return text.partition(_entry(id_))[2].partition("\n")[2] or text
-        except _Refused as refused:
+        except Refused as refused:
             if "does not exist" not in str(refused):
                 raise
             return stored_log(self._storage, id_)
@@ -218,7 +218,7 @@ class SweepJobs:
     def _started(self, id_: str) -> SweepJob | None:
         try:
             return _sweep_job(_reached(lambda: self._client.get_job_info(id_)))
-        except _Refused as refused:
+        except Refused as refused:
             if "does not exist" in str(refused):
                 return None
             raise
@@ -226,7 +226,7 @@ class SweepJobs:
     def _not_started(self, stored: StoredJob, queue: Sequence[str]) -> SweepJob:
         """A job that the cluster does not know. `queue`: who waited before it was asked."""
         id_ = stored.submission_id
-        if id_ in queue:
+        if id_ in queue or id_ in waiting(self._storage):
             return waiting_job(stored)
         cancelled = (self._storage / DIRECTORY / id_ / CANCELLED).exists()
         return _of_storage(stored, "STOPPED" if cancelled else GONE)
@@ -249,12 +249,11 @@ def asks_for_token(address: str) -> bool:
     """
     import requests
 
-    asked = f"{dashboard_url(address)}/api/authentication_mode"
-    mode = _reached(lambda: requests.get(asked, timeout=10).json())
+    mode = _reached(lambda: requests.get(f"{dashboard_url(address)}/api/authentication_mode", timeout=10).json())
     return mode == {"authentication_mode": "token"}
 
 
-class _Refused(ClusterUnavailable):
+class Refused(ClusterUnavailable):
     """Ray's dashboard answered with an error."""
 
 
@@ -269,7 +268,7 @@ def _reached(call: Callable[[], T]) -> T:
     except (ConnectionError, requests.RequestException, RayError) as error:
         raise ClusterUnavailable(f"Ray's dashboard does not answer: {error}") from error
     except RuntimeError as error:
-        raise _Refused(f"Ray Jobs: {error}") from error
+        raise Refused(f"Ray Jobs: {error}") from error
 
 
 def _entry(id_: str) -> str:

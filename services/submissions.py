@@ -12,11 +12,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
-from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.orchestration.locks import file_lock
 from services.allowed import Limits
 from services.checking import Busy, CheckedSpec, Rerun
-from services.jobs import SweepJob, waiting_job
+from services.jobs import Refused, SweepJob, waiting_job
 from services.submitted_files import DIRECTORY, StoredJob, store_job, stored_job
 from services.waiting import changing, join, waiting
 
@@ -64,17 +63,16 @@ def submit(
         _refuse_too_many(jobs, limits.sweeps)
         rerun = checked.rerun.arguments if checked.rerun else None
         stored = StoredJob(checked.sweep_id, last.attempt + 1 if last else 1, checked.name, checked.trials, rerun)
-        directory = store_job(storage, stored, checked.resolved, limits.hub)
-        try:
-            with changing(storage):
-                if waiting(storage) or sum(not job.ended for job in jobs.all()) >= limits.at_once:
-                    join(storage, stored.submission_id)
-                    return waiting_job(stored), True
+        with changing(storage):
+            directory = store_job(storage, stored, checked.resolved, limits.hub)
+            if waiting(storage) or sum(not job.ended for job in jobs.all()) >= limits.at_once:
+                join(storage, stored.submission_id)
+                return waiting_job(stored), True
+            try:
                 created = jobs.start(stored.submission_id, directory, checked.name, checked.trials)
-        except BaseException:
-            if _never_began(jobs, stored.submission_id):
+            except Refused:  # of other errors nobody knows whether Ray has taken the job, which reads this
                 shutil.rmtree(directory, ignore_errors=True)
-            raise
+                raise
         started = jobs.last(checked.sweep_id)
         assert started is not None, stored.submission_id
         return started, created
@@ -85,18 +83,10 @@ def _refuse_other(job: SweepJob, stored: StoredJob | None, asked: Rerun | None) 
     its = stored.rerun if stored else None
     options = [option for option in its or () if option.startswith("--")]
     partly = any(option.startswith(("--cell=", "--failed")) for option in options)
-    same = asked is not None and asked.arguments == its
+    same = asked is not None and sorted(asked.arguments) == sorted(its or ())
     if not same and (partly or (asked is not None and asked.again)):
         what = f"rerun {' '.join(options)}" if options else "what is missing"
-        raise RunsSomethingElse(f"its job {job.submission_id} has not ended, and does less than this asks for: {what}")
-
-
-def _never_began(jobs: Jobs, submission_id: str) -> bool:
-    """Whether Ray says that it has no such job. It may have taken one before it fell silent."""
-    try:
-        return all(job.submission_id != submission_id for job in jobs.all())
-    except ClusterUnavailable:
-        return False
+        raise RunsSomethingElse(f"its job {job.submission_id} has not ended, and does something else: {what}")
 
 
 def _refuse_too_many(jobs: Jobs, most: int) -> None:

@@ -26,7 +26,7 @@ QUIET_S = 60.0
 """Longest silence of a stream; the server says every few seconds that it is there."""
 MOST_LISTED = 10_000
 """Sweeps that the server lists at a time."""
-PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, *[8.0] * 15)
 """Before each further try to take up a stream: a server that is started again is away for a while."""
 
 _OPTIONS = (
@@ -204,8 +204,8 @@ def _problem(url: str, answer: Response) -> Exception:
         place, hint = problem.get("place"), problem.get("hint")
         words = f"{place}: {problem['error']}" if place else problem["error"]
         words += f"; {hint}" if hint else ""
-    except (ValueError, AttributeError, KeyError, TypeError):
-        words = f"{answer.status_code} {answer.reason}"
+    except (ValueError, AttributeError, KeyError, TypeError):  # not ours: Serve while it starts, or a proxy before it
+        return ClusterUnavailable(f"{url}: {answer.status_code} {answer.reason}")
     if 400 <= answer.status_code < 500 and answer.status_code != 429:
         return SpecError(words)
     return ClusterUnavailable(f"{url}: {words}")

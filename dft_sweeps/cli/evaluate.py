@@ -200,9 +200,12 @@ def _misfit(first: Candidate, candidate: Candidate) -> str | None:
     from services.weights_directory import read_layout, require_same_layout
 
     alone = f"evaluate it by a command of its own; the engines hold {first.name}"
-    directories = (first.model.directory, candidate.model.directory)
+    models = (first.model, candidate.model)
+    if first.model.trusted != candidate.model.trusted:
+        return f"the code that a model brings is run for one of them alone; {alone}"
     try:
-        require_same_layout(*map(read_layout, directories), candidate.model.directory)
+        layouts = [read_layout(model.directory, model.trusted) for model in models]
+        require_same_layout(*layouts, candidate.model.directory)
     except ValueError as error:
         return f"{error}; {alone}"
     both = ((each.prompts, each.model) for each in (first, candidate))

@@ -194,16 +194,12 @@ def wanted_of(reader: Reader, row: SweepRow, storage: Path, asked: Asked, say: S
 
 def _refuse_unequal(reader: Reader, prepared: PreparedSweep, only: frozenset[str]) -> None:
     """Raises SpecError where these trials would compete among themselves, while others that compete with them wait."""
-    from dft_sweeps.spec.rungs import group_of, rungs_of
-
-    spec = prepared.sweep.spec
-    if not rungs_of(spec.scheduler):
-        return
-    groups = {trial.training_id: group_of(spec, trial.trial) for trial in prepared.trials}
+    groups = prepared.competing
     rivals = groups.keys() - only
-    asked = {groups[id_] for id_ in only}
-    finished = reader.finished_trials(rivals, prepared.measures, prepared.sweep_id)
-    waiting = sum(groups[id_] in asked and id_ not in finished for id_ in rivals)
+    over = {*reader.finished_trials(rivals, prepared.measures, prepared.sweep_id)}
+    over |= reader.failed_trials(rivals, prepared.measures)  # which compete no more
+    asked = {groups[id_] for id_ in only if groups}
+    waiting = sum(groups[id_] in asked and id_ not in over for id_ in rivals)
     if waiting:
         raise SpecError(
             f"its scheduler stops trials by comparison with all others, and {waiting} that these compete with are not "

@@ -168,8 +168,10 @@ def _serve(
                 if address is None:  # the cluster goes too, and Serve with it
                     _stop_jobs(settings)
                 else:
-                    _say_what_goes_on(settings, uri)
-                    stop_api()
+                    try:
+                        _say_what_goes_on(settings, uri)
+                    finally:
+                        stop_api()
 
 
 def _token(storage: Path, given: Path | None) -> str:

@@ -177,3 +177,10 @@ def _embedded_tokenizer_digest() -> str:
     from transformers import AutoTokenizer
 
     return _tokenizer_digest(AutoTokenizer.from_pretrained(_EMBEDDED))
+
+
+def read_tokenizer(directory: Path, trusted: bool) -> PreTrainedTokenizerBase:
+    """A model's own; its code is run where it is `trusted`."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=trusted)

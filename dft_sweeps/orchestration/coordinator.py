@@ -32,12 +32,13 @@ from dft_sweeps.orchestration.mailbox import (
     TrialNote,
     TrialProvenance,
     TrialStarted,
+    WorkersUp,
     now_ms,
     start_mailbox,
     take_events,
 )
 from dft_sweeps.orchestration.prepare import PreparedSweep
-from dft_sweeps.orchestration.replay import checkpoints_of, left_by_earlier_attempts
+from dft_sweeps.orchestration.replay import Left, checkpoints_of, left_by_earlier_attempts
 from dft_sweeps.orchestration.resume import is_trained
 from dft_sweeps.orchestration.schedule import Schedule
 from dft_sweeps.orchestration.silence import Silence
@@ -116,9 +117,11 @@ class Coordinator:
 
     def _take_up(self, evaluations: Evaluations, concurrent: int) -> None:
         for state in self._states.values():
+            left = self._left(state)
             with interrupts_later():
                 self._runs.open(state.prepared)
-                self._replay(state, evaluations)
+                if left:
+                    self._replay(state, *left, evaluations)
         untrained = [state for state in self._states.values() if not state.trained]
         jobs = [make_job(self._prepared, state.prepared, self._storage) for state in untrained]
         mailbox, silence = start_mailbox([job.training_id for job in jobs]), Silence(self._say)
@@ -131,12 +134,11 @@ class Coordinator:
                 events, landed = take_events(mailbox, POLL_S), _all(evaluations.landed)
                 with interrupts_later():
                     self._pass(events, landed, ended, evaluations)
-                    if events or landed:
-                        silence.broken()
-                    evaluating = any(state.outstanding for state in running)
-                    self._schedule.tell(mailbox, running, evaluating and not (landed or evaluations.leasing))
-                    silence.warn(running, evaluations.leasing)
-                    silence.warn_of_trials(self._schedule.under_way(running))
+                if events or landed:
+                    silence.broken()
+                self._schedule.tell(mailbox, running, evaluations.lacking)
+                silence.warn(running, evaluations.leasing)
+                silence.warn_of_trials(self._schedule.under_way(running))
 
     def _pass(
         self,
@@ -162,18 +164,21 @@ class Coordinator:
         for training_id in self._runs.recorded():
             self._on_end(training_id)
 
-    def _replay(self, state: TrialState, evaluations: Evaluations) -> None:
-        """Takes up what earlier attempts left of a trial, up to its end or to the rung where it was parked."""
+    def _left(self, state: TrialState) -> tuple[Left, bool] | None:
+        """What earlier attempts left of a trial up to its end, which makes it whole, or to the rung where it was
+        parked. Reads its weights."""
         rung = self._schedule.halving.next_rung(state.prepared.training_id)
         for until in (None,) if rung is None else (None, rung):
-            left = left_by_earlier_attempts(self._files(state), state.prepared, self._base, until)
-            if left:
-                self._runs.tag(state.prepared.training_id, left.provenance)
-                self._runs.log_steps(state.prepared.training_id, left.rows)
-                self._schedule.job_done(state, whole=until is None)
-                for checkpoint in left.checkpoints.values():
-                    self._evaluate(state, checkpoint, evaluations)
-                return
+            if left := left_by_earlier_attempts(self._files(state), state.prepared, self._base, until):
+                return left, until is None
+        return None
+
+    def _replay(self, state: TrialState, left: Left, whole: bool, evaluations: Evaluations) -> None:
+        self._runs.tag(state.prepared.training_id, left.provenance)
+        self._runs.log_steps(state.prepared.training_id, left.rows)
+        self._schedule.job_done(state, whole)
+        for checkpoint in left.checkpoints.values():
+            self._evaluate(state, checkpoint, evaluations)
 
     def _files(self, state: TrialState) -> TrialFiles:
         return TrialFiles(self._storage, state.prepared.training_id)
@@ -184,6 +189,8 @@ class Coordinator:
         state = self._states[event.training_id]
         if isinstance(event, TrialStarted):
             self._started(state, event, evaluations)
+        elif isinstance(event, WorkersUp):
+            state.up = True
         elif isinstance(event, TrialProvenance):
             self._runs.tag(event.training_id, event.tags)
         elif isinstance(event, TrialNote):

@@ -62,6 +62,8 @@ class Engines:
         self._pool, self._prompts, self._graders, self._say = pool, prompts, graders, say
         self._lock = threading.Lock()
         self._leased: set[LeasedEngine] = set()
+        self._waiting = 0
+        """Threads that wait for an engine."""
         self._closed = False
         self.base: Checkpoint | None = None
         """The model that adapters are put on, once it is known."""
@@ -89,6 +91,12 @@ class Engines:
         """Whether an engine is leased now."""
         with self._lock:
             return bool(self._leased)
+
+    @property
+    def lacking(self) -> bool:
+        """Whether an engine is waited for, and none is leased."""
+        with self._lock:
+            return bool(self._waiting and not self._leased)
 
     def close(self) -> None:
         """Cancels what is under way. An engine that comes later is given back at once."""
@@ -125,7 +133,9 @@ class Engines:
 
     @contextmanager
     def _lease(self, wait_s: float | None = None) -> Iterator[LeasedEngine]:
-        with self._pool.lease(wait_s) as engine:
+        with ExitStack() as lease:
+            with self._wait():
+                engine = lease.enter_context(self._pool.lease(wait_s))
             with self._lock:
                 if self._closed:
                     raise RuntimeError("an engine came after the end")
@@ -135,3 +145,13 @@ class Engines:
             finally:
                 with self._lock:
                     self._leased.discard(engine)
+
+    @contextmanager
+    def _wait(self) -> Iterator[None]:
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1

@@ -128,6 +128,11 @@ class Evaluations:
         """Whether an engine works for this process now."""
         return self._engines.leasing
 
+    @property
+    def lacking(self) -> bool:
+        """Whether something waits for an engine, and this process has none."""
+        return self._engines.lacking
+
     def close(self) -> None:
         """Ends the threads: what an engine has under way is cancelled, and nothing further is started."""
         self._closed.set()

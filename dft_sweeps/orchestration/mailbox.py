@@ -63,6 +63,13 @@ class CheckpointWritten:
 
 
 @dataclass(frozen=True)
+class WorkersUp:
+    """The trial's workers have their places and begin its job; to read what earlier attempts left may take long."""
+
+    training_id: str
+
+
+@dataclass(frozen=True)
 class TrialStarted:
     """The trial's worker is up and has settled where it begins."""
 
@@ -126,6 +133,7 @@ class TrialFailed:
 Event = (
     StepRows
     | CheckpointWritten
+    | WorkersUp
     | TrialStarted
     | TrialProvenance
     | TrialNote

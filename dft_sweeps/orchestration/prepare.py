@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from dft_sweeps.data.prompt_templates import Prompts, choose_template
+from dft_sweeps.data.prompt_templates import Prompts, choose_template, read_tokenizer
 from dft_sweeps.evaluation.benchmarks import Benchmark, load_benchmark
 from dft_sweeps.evaluation.evaluate import check_lengths
 from dft_sweeps.orchestration.measures import in_context, measures_of
@@ -23,11 +23,12 @@ from dft_sweeps.spec.identity import course_of, sweep_id
 from dft_sweeps.spec.load import Sweep, Trial
 from dft_sweeps.spec.models import EaftObjective, EvaluationSpec, SamplingSpec, TemplateName
 from dft_sweeps.spec.points import Point
+from dft_sweeps.spec.rungs import group_of, rungs_of
 from dft_sweeps.spec.schema import nearest
 from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, end_tokens, inspect_model, resolve_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 __all__ = ["PreparedSweep", "PreparedTrial", "prepare"]
 
@@ -57,6 +58,13 @@ class PreparedSweep:
     def arms(self) -> tuple[Arm, ...]:
         """What a search is made for apart, in the order of the spec."""
         return tuple(dict.fromkeys(trial.trial.arm for trial in self.trials))
+
+    @property
+    def competing(self) -> dict[str, tuple[str, ...]]:
+        """Training id to what the trial competes in for the scheduler's verdicts; none where it gives none."""
+        spec = self.sweep.spec
+        trials = self.trials if rungs_of(spec.scheduler) else ()
+        return {trial.training_id: group_of(spec, trial.trial) for trial in trials}
 
     @property
     def planned(self) -> int:
@@ -91,7 +99,7 @@ def prepare(sweep: Sweep, on_progress: Callable[[str], None] = lambda message: N
     first = _one_model(sweep)
     with sweep.at(first, "model", "path"):
         model = inspect_model(resolve_model(first.spec.model, sweep.directory), first.spec.model.path)
-        tokenizer = _tokenizer(model)
+        tokenizer = read_tokenizer(model.directory, model.trusted)
 
     written = cache(lambda template: Prompts(tokenizer, template))
 
@@ -144,12 +152,6 @@ def _check_distinct(sweep: Sweep, trials: Sequence[PreparedTrial]) -> None:
                 f"the trials {other.name!r} and {trial.trial.name!r} train the same policy on the same data "
                 f"({trial.training_id}), so they are one trial; evaluate it in all the ways that are wanted",
             )
-
-
-def _tokenizer(model: ModelFiles) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model.directory, trust_remote_code=model.trusted)
 
 
 def _check_context(sweep: Sweep, model: ModelFiles) -> None:

@@ -22,8 +22,8 @@ class ProcessGroup(TorchConfig):
 
 class _Backend(_TorchBackend):
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
-        worker_group.execute(listen_at_the_nodes_address)
         try:
+            worker_group.execute(listen_at_the_nodes_address)
             super().on_start(worker_group, backend_config)
         except Exception:
             worker_group.shutdown()  # Ray 2.60 would keep its placement group, and no next attempt finds a place

@@ -26,6 +26,7 @@ from dft_sweeps.orchestration.mailbox import (
     TrialNote,
     TrialProvenance,
     TrialStarted,
+    WorkersUp,
     now_ms,
 )
 from dft_sweeps.orchestration.resume import Start
@@ -49,6 +50,10 @@ class Reporter:
         self._sent_at = 0.0
         self._sender = ThreadPoolExecutor(1, "reporter")
         self._failed: Exception | None = None
+
+    def up(self) -> None:
+        """Says that the workers are there, before anything else."""
+        self._then(self._put, WorkersUp(self._training_id))
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:

@@ -2,9 +2,9 @@
 
 A process runs the trials that no other runs, then waits for those that others run, and takes what they recorded. A
 trial is free again when it has ended, or when its process has, however that ended; if it is not finished then, who
-waits takes it up from its checkpoints. Trials that compete at a scheduler's rungs are run by one process at a time: it
-takes all that are not finished, or none, for verdicts among a part of them would be wrong and stand. Nobody holds a
-trial while waiting for another, so nobody waits for ever.
+waits takes it up from its checkpoints. Trials that compete with each other at a scheduler's rungs are run by one
+process at a time: it takes all of them that are not finished, or none, for verdicts among a part would be wrong and
+stand. Nobody holds a trial while waiting for another, so nobody waits for ever.
 Services are started for what is run, and are not kept while waiting; between the rounds of a search they are.
 """
 
@@ -26,7 +26,6 @@ from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.spending import limits
 from dft_sweeps.orchestration.trial_files import TrialFiles
 from dft_sweeps.orchestration.trial_runs import ROUND_PATIENCE_S, TrialRuns
-from dft_sweeps.spec.rungs import rungs_of
 from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import Ended
 
@@ -128,6 +127,7 @@ class _SharedSweep:
             except TrackingUnavailable as error:
                 if time.monotonic() - began > ROUND_PATIENCE_S:
                     raise
+                self._leave_engines()
                 if not told:
                     self._say("tracking", f"{error}; waiting for up to {ROUND_PATIENCE_S / 60:.0f} minutes")
                 told = True
@@ -156,10 +156,10 @@ class _SharedSweep:
         while pending:
             with self._locks.taking():
                 mine = self._locks.take(pending)
-                held = set(pending) - mine
-                if held and rungs_of(self._prepared.sweep.spec.scheduler):
-                    self._locks.release(mine)
-                    mine = set()
+                held, groups = set(pending) - mine, self._prepared.competing
+                rivals = {id_ for id_ in mine if groups and groups[id_] in {groups[other] for other in held}}
+                self._locks.release(rivals)
+                mine -= rivals
             if first or mine:
                 self._runs.refresh()  # what is ours now, nobody else writes any more
                 done = {id_ for id_ in pending if self._is_done(id_)}
@@ -220,10 +220,13 @@ class _SharedSweep:
                 self._runs.settle(self._locks.unheld(self._ids))
             self._runs.close(status, last)
 
-    def _wait(self, held: set[str]) -> None:
-        """Says for whom, where that is news, and lets a moment pass. They may need what the engines hold."""
+    def _leave_engines(self) -> None:
         self._engines.close()
         self._serving = None
+
+    def _wait(self, held: set[str]) -> None:
+        """Says for whom, where that is news, and lets a moment pass. They may need what the engines hold."""
+        self._leave_engines()
         self._begin()
         told, at = self._told
         if held - told or time.monotonic() - at > REMIND_S:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from dft_sweeps.data.encode import Sample
-from dft_sweeps.data.prompt_templates import Prompts, choose_template
+from dft_sweeps.data.prompt_templates import Prompts, choose_template, read_tokenizer
 from dft_sweeps.evaluation.benchmarks import Benchmark
 from dft_sweeps.evaluation.evaluate import check_lengths, evaluation_key, longest_prompt
 from dft_sweeps.evaluation.generator import Canary
@@ -29,8 +29,6 @@ from dft_sweeps.spec.models import EvaluationSpec, ModelSpec, SamplingSpec
 from dft_sweeps.training.model_files import EMBEDDED, ModelFiles, inspect_model, resolve_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from dft_sweeps.orchestration.evaluations import EnginePool, Evaluated, Evaluations
 
 SILENCE_S = 30.0
@@ -108,17 +106,12 @@ def read_candidate(
     context = max_model_len or model.context
     if context > model.context:
         raise SpecError(f"pool.max_model_len is {context}, but the model's context is {model.context} tokens")
-    prompts = Prompts(_tokenizer(model), choose_template(evaluation.template, path, model.directory))
+    tokenizer = read_tokenizer(model.directory, model.trusted)
+    prompts = Prompts(tokenizer, choose_template(evaluation.template, path, model.directory))
     for benchmark in benchmarks.values():
         check_lengths(benchmark, prompts, context)
     at = {sampling: evaluation.sampling_at(sampling, 0, 0) for sampling in evaluation.samplings}
     return Candidate(name, model, prompts, {key: in_context(sampling, context, dtype) for key, sampling in at.items()})
-
-
-def _tokenizer(model: ModelFiles) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model.directory, trust_remote_code=model.trusted)
 
 
 def stored(

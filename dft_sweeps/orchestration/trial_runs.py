@@ -206,7 +206,7 @@ class TrialRuns:
         Raises:
             TrackingUnavailable: it does not answer for long. What it lacks is kept for the next run.
         """
-        self._tracker.flush(ROUND_PATIENCE_S if self._prepared.sweep.to_propose else None)
+        self._tracker.flush(ROUND_PATIENCE_S if self._prepared.sweep.to_propose else 0.0)
 
     def close(self, status: Ended, last: bool = True) -> None:
         """Ends whatever trial is still open as KILLED and, where no other process writes the sweep's own run, that

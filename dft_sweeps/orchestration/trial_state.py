@@ -37,7 +37,7 @@ class TrialState:
 
     def begin_attempt(self, event: TrialStarted) -> None:
         self.started_ms, self.first_step = event.driver_started_ms, event.resumed_at + 1
-        self.interruption, self.up = "", True
+        self.interruption = ""
         for step in [step for step in self.outstanding if step > event.resumed_at]:
             del self.outstanding[step]  # its weights are made again
 

@@ -46,6 +46,8 @@ def train_trial(job: TrialJob, mailbox: ActorHandle, driver_started_ms: int) -> 
     device = ray_train.torch.get_device() if job.execution.gpus_per_worker else torch.device("cpu")
     files = TrialFiles(Path(job.storage), job.training_id)
     reporter = Reporter(job.training_id, files, mailbox) if ranks.rank == 0 else None
+    if reporter:
+        reporter.up()
     with reporter.attempt() if reporter else contextlib.nullcontext():
         step = 0
         if reporter:
@@ -101,9 +103,7 @@ class _Attempt:
         writer: Executor,
     ) -> _Attempt:
         """Reads model, data and reference, and the state of `step` unless that is 0."""
-        from transformers import AutoTokenizer
-
-        from dft_sweeps.data.prompt_templates import Prompts
+        from dft_sweeps.data.prompt_templates import Prompts, read_tokenizer
         from dft_sweeps.objectives import make_objective
         from dft_sweeps.training.policy import load_policy
         from dft_sweeps.training.state import TrainState, read_header
@@ -111,7 +111,7 @@ class _Attempt:
         spec = job.spec
         data = _read_data(Path(job.data_file))
         directory, trusted = Path(job.model_directory), job.trusted
-        prompts = Prompts(AutoTokenizer.from_pretrained(directory, trust_remote_code=trusted), job.template)
+        prompts = Prompts(read_tokenizer(directory, trusted), job.template)
         policy = ranks.shard(load_policy(directory, spec.model, spec.train, job.execution, device, trusted))
         reference = None
         if "reference_logp" in make_objective(**spec.train.objective.model_dump()).needs:

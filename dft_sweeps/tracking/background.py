@@ -151,7 +151,7 @@ class Background:
         """Ids of the runs whose end has got into MLflow since the last call."""
         return [self._ended.get() for _ in range(self._ended.qsize())]
 
-    def flush(self, patience_s: float | None = None) -> None:
+    def flush(self, patience_s: float = 0.0) -> None:
         """Waits until MLflow has everything.
 
         Args:
@@ -164,7 +164,7 @@ class Background:
         if self._sending is None or self._thread is None:
             return
         sending = self._sending
-        self._await(sending, patience_s or self._patience_s)
+        self._await(sending, max(patience_s, self._patience_s))
         self._stop.set()
         self._hurry.set()
         with self._changed:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dft_sweeps.tracking import names
+from dft_sweeps.tracking.store import read_artifact
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
 
 def listed(client: MlflowClient, run_id: str) -> list[dict[str, Any]]:
     """Per trial of the sweep whose own run this is: ``training_id``, ``name`` and ``axes``."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(client.download_artifacts(run_id, names.TRIALS_ARTIFACT, folder))
-        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = json.loads(read_artifact(client, run_id, names.TRIALS_ARTIFACT))
     return found
 
 

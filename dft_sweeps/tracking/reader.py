@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from dft_sweeps.tracking import names, observed, question_results
 from dft_sweeps.tracking.links import Reused
 from dft_sweeps.tracking.question_results import QuestionResults
 from dft_sweeps.tracking.search import SWEEPS, finished_runs, search_runs, sweep_experiments, trial_runs
-from dft_sweeps.tracking.store import TrackingUnavailable, connect, outage_as_error
+from dft_sweeps.tracking.store import connect, outage_as_error, read_artifact
 from dft_sweeps.tracking.writer import LARGEST
 
 if TYPE_CHECKING:
@@ -237,11 +236,7 @@ class Reader:
         return json.loads(self._artifact(run_id, names.TRIALS_ARTIFACT))
 
     def _artifact(self, run_id: str, path: str) -> str:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                return Path(self._client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
-        except OSError as error:
-            raise TrackingUnavailable(f"artifact {path} of run {run_id} cannot be read: {error}") from error
+        return read_artifact(self._client, run_id, path)
 
 
 def _is_finished(run: Run | None) -> bool:

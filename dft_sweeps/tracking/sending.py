@@ -42,7 +42,11 @@ class Sending:
     def waiting(self) -> int:
         """Rows, tags, texts and ends of runs that MLflow may not have yet. Whether there are any is what the file says:
         an interrupt may have come between a write and its being counted."""
-        return max(1, self._added - self._sent) if any(True for _ in self.spool.after(self._offset)) else 0
+        try:
+            none = not any(True for _ in self.spool.after(self._offset))
+        except OSError:  # as `send` will, and tries again
+            none = False
+        return 0 if none else max(1, self._added - self._sent)
 
     @property
     def destination(self) -> str:

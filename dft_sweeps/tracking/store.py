@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,22 @@ def artifact_store() -> Iterator[None]:
         raise
     except Exception as error:
         raise TrackingUnavailable(masked(f"the artifact store does not answer: {error}")) from error
+
+
+def read_artifact(client: MlflowClient, run_id: str, path: str) -> str:
+    """The text of an artifact that every run of its kind has, so that one which cannot be had is taken for an outage:
+    MLflow tells none from the other.
+
+    Raises:
+        TrackingUnavailable: it cannot be had.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with artifact_store(), tempfile.TemporaryDirectory() as folder:
+            return Path(client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
+    except (MlflowException, OSError) as error:
+        raise TrackingUnavailable(masked(f"artifact {path} of run {run_id} cannot be read: {error}")) from error
 
 
 def _is_outage(error: MlflowException) -> bool:

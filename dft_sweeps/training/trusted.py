@@ -13,13 +13,15 @@ VARIABLE = "DFT_SWEEPS_TRUST_REMOTE_CODE"
 
 
 def trusts(path: str) -> bool:
-    """Whether the operator allows the code of the model that a spec calls so: a path, or an id of the hub."""
-    return bool(path) and path in (name.strip() for name in os.environ.get(VARIABLE, "").split(","))
+    """Whether the operator allows the code of the model that a spec calls so: an id of the hub, or a directory, which a
+    stored spec calls by its real path."""
+    named = {name.strip() for name in os.environ.get(VARIABLE, "").split(",")} - {""}
+    return path in named or (os.path.isdir(path) and os.path.realpath(path) in map(os.path.realpath, named))
 
 
 def refusal(name: str) -> SpecError:
     """Of a model that does not load without its own code."""
     return SpecError(
-        f"the model {name} brings code of its own, which is run only where whoever operates this names the model, "
-        f"exactly as the spec does, in {VARIABLE}"
+        f"the model {name} brings code of its own, which is run only where whoever operates this names the model "
+        f"in {VARIABLE}: the same directory, or the same id of the hub"
     )

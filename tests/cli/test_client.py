@@ -18,7 +18,7 @@ def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(client.time, "sleep", pauses.append)
     with pytest.raises(ClusterUnavailable, match="refused"):
         list(client.Server(f"http://127.0.0.1:{free_port()}").events("s-1"))
-    assert pauses == [0.5, 1, 2, 4, 8]
+    assert pauses[:5] == [0.5, 1, 2, 4, 8] and 60 < sum(pauses) < 300
 
 
 @pytest.mark.parametrize(("arguments", "asked"), [((), 51), (("--limit", "3"), 4), (("--all",), 10_000)])

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import pytest
 
 BYTES = 2**30
 
 
 @contextmanager
 def mounted(directory: Path) -> Iterator[Path]:
-    """An empty ext4 file system for the block; the test is skipped where none can be mounted."""
+    """A place for the block: an empty ext4 file system of its own, or just a directory where none can be mounted."""
     image, place = directory / "image", directory / "mounted"
     image.touch()
     os.truncate(image, BYTES)
     place.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    if refused := _mount(place).stderr:
-        pytest.skip(f"this machine mounts nothing: {refused.strip()}")
+    if shutil.which("mkfs.ext4"):
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+        _mount(place)
     try:
         yield place
     finally:

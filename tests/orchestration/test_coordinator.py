@@ -24,6 +24,7 @@ from dft_sweeps.orchestration.mailbox import (
     TrialNote,
     TrialProvenance,
     TrialStarted,
+    WorkersUp,
 )
 from dft_sweeps.orchestration.prepare import PreparedSweep, PreparedTrial, prepare
 from dft_sweeps.orchestration.trial_files import TrialFiles
@@ -215,9 +216,10 @@ def test_workers_that_end_after_their_job_interrupt_nothing(coordinator: Coordin
 def test_what_an_attempt_that_died_left_is_evaluated_by_the_next(coordinator: Coordinator, notes: Notes) -> None:
     trial = coordinator._schedule.halving.next_job().training_id
     state = coordinator._states[trial]
+    coordinator._handle(WorkersUp(trial), notes)
+    assert state.up
     coordinator._handle(TrialStarted(trial, 0, 0, 0, ""), notes)
     coordinator._handle(written(trial, 3), notes)
-    assert state.up
     coordinator._handle(TrialInterrupted(trial, "a worker died"), notes)
     coordinator._landed(landed(trial, 3, "its weights are gone"))
     assert (state.error, state.interruption, state.up) == (None, "a worker died", False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from dft_sweeps.data.durable import NO_MORE_WRITES
-from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.tracking.writer import Tracker
+from services.jobs import Refused
+from services.sweep_views import FRESH_S
 from tests.report.synthetic_sweep import write_sweep
 from tests.services.in_process_api import SPEC, WrittenDown, running_api
 
@@ -71,12 +73,12 @@ def test_a_job_that_does_not_start_leaves_nothing(
     client: TestClient, jobs: WrittenDown, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> bool:
-        raise ClusterUnavailable("Ray's dashboard does not answer")
+        raise Refused("Ray Jobs: no")
 
     monkeypatch.setattr(jobs, "start", refuse)
     before = {path.name for path in (storage / "submissions").glob("s-*")}
     code, body = submitted(client, "trial.train.steps=7")
-    assert (code, body["error"]) == (503, "Ray's dashboard does not answer")
+    assert (code, body["error"]) == (503, "Ray Jobs: no")
     assert {path.name for path in (storage / "submissions").glob("s-*")} == before
     monkeypatch.undo()
     assert submitted(client, "trial.train.steps=7")[0] == 201
@@ -102,6 +104,7 @@ def test_a_name_means_the_sweep_that_waits_where_an_older_one_had_it(client: Tes
     assert client.post("/v1/sweeps/quickstart/cancel").json() == {
         "sweep_id": waits, "submission_id": f"{waits}-a1", "status": "STOPPED", "cancelled": True,
     }  # fmt: skip
+    time.sleep(FRESH_S)  # who asks for this name within that time gets this answer
 
 
 def test_statuses_are_what_mlflow_has_and_the_jobs_beside_it(client: TestClient, jobs: WrittenDown) -> None:

@@ -12,6 +12,7 @@ from yarl import URL
 
 from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from services import api_events
+from services.jobs import SweepJob
 from services.sweep_views import SweepViews
 from tests.services.in_process_api import WrittenDown
 from tests.services.test_api import events
@@ -87,3 +88,20 @@ def test_the_lines_alone_break_off_with_the_reason(tmp_path: Path) -> None:
 
     with pytest.raises(ClusterUnavailable, match="broke off: WSServerHandshakeError"):
         asyncio.run(asyncio.wait_for(lines(), 60))
+
+
+def test_a_dashboard_that_is_silent_for_a_moment_ends_no_stream(tmp_path: Path) -> None:
+    class Silent(Breaking):
+        asked = 0
+
+        def last(self, sweep_id: str) -> SweepJob | None:
+            self.asked += 1
+            if self.asked == 2:  # the first is asked by whoever opens the stream
+                raise ClusterUnavailable("Ray's dashboard does not answer")
+            return super().last(sweep_id)
+
+    jobs = Silent(tmp_path, ends_at=1)
+    found = streamed(jobs, tmp_path)
+    assert jobs.asked >= 3
+    assert [data["line"] for kind, data in found if kind == "log"] == ["first", "second"]
+    assert found[-1][0] == "end"

@@ -131,7 +131,7 @@ def test_a_lease_that_is_not_waited_for_disturbs_none_and_keeps_no_engine(
         with pytest.raises(TimeoutError), pool.lease(wait_s=1.0):
             pass
         require_works(engine, checkpoints[1])
-    with pool.lease(wait_s=5.0) as engine:
+    with pool.lease(wait_s=60.0) as engine:
         require_works(engine, checkpoints[2])
 
 

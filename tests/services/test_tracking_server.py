@@ -16,6 +16,7 @@ import pytest
 from dft_sweeps.orchestration.cluster import free_port
 from dft_sweeps.tracking.store import TrackingUnavailable
 from services import tracking_server as module
+from tests.end_to_end.running import title
 
 
 def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
 
 def _server(port: int) -> int:
     """The process that this one started."""
-    (found,) = [child for child in psutil.Process().children() if str(port) in child.cmdline()]
+    (found,) = [child for child in psutil.Process().children() if str(port) in title(child)]
     return found.pid
 
 

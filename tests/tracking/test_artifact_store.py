@@ -11,11 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from dft_sweeps.tracking import background
 from dft_sweeps.tracking.background import Background
+from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.tracking.store import TrackingUnavailable
 from dft_sweeps.tracking.writer import Tracker
 
@@ -36,6 +38,13 @@ class ObjectStore(LocalArtifactRepository):
         if ObjectStore.down:
             raise EndpointError("could not connect to the endpoint")
         super().log_artifact(local_file, artifact_path)
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        if ObjectStore.down:
+            raise EndpointError("could not connect to the endpoint")
+        super()._download_file(remote_file_path, local_path)
+
+    download_artifacts = ArtifactRepository.download_artifacts  # by `_download_file`, as from other machines
 
 
 @pytest.fixture
@@ -85,3 +94,13 @@ def _made(tracker: Tracker, asked: str) -> str:
     [found] = tracker._client.search_runs(["1"], f"tags.`dft.attempt` = '{asked}'")
     run_id: str = found.info.run_id
     return run_id
+
+
+def test_a_store_that_is_away_while_it_is_read_is_an_outage(tracker: Tracker) -> None:
+    tracker.open_sweep("objects", "s-read", "name: objects\n", [{"training_id": "t-0", "name": "t", "axes": {}}], "m")
+    reader = Reader(tracker.address)
+    sweep = reader.find_sweep("s-read")
+    assert [trial.training_id for trial in reader.trials(sweep)] == ["t-0"]
+    ObjectStore.down = True
+    with pytest.raises(TrackingUnavailable, match=r"trials\.json of run .* cannot be read"):
+        reader.trials(sweep)

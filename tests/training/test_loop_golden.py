@@ -22,7 +22,7 @@ METRICS = ("train/objective", "train/nll", "train/mean_probability", "train/entr
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "sft": {"kind": "sft"},
     "dft": {"kind": "dft"},
-    "power": {"kind": "power", "alpha": 0.5},
+    "power": {"kind": "power", "alpha": 0.25},
     "focal": {"kind": "focal"},
     "eaft": {"kind": "eaft"},
     "psft": {"kind": "psft", "refresh": 2},
