@@ -49,8 +49,8 @@ def command(
     without finishing them. A TPE search goes on to its last round: each is proposed once the trials before have ended,
     and what was proposed before an interruption stands.
 
-    Code that a model brings with it is run only where DFT_SWEEPS_TRUST_REMOTE_CODE names the model, exactly as the spec
-    does; several are separated by commas.
+    Code that a model brings with it is run only where DFT_SWEEPS_TRUST_REMOTE_CODE names the model: its directory or
+    id on the hub; several with commas.
 
     \b
     Example:

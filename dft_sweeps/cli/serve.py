@@ -94,8 +94,8 @@ def command(
     Clients (submit, list, status, logs, cancel) send a token. Without TLS it travels in the clear: keep to
     loopback, or give --tls-certificate and --tls-key.
 
-    Code that a model brings with it is run only where DFT_SWEEPS_TRUST_REMOTE_CODE names the model, exactly as the spec
-    does; several are separated by commas. At --address, the cluster must have been started with it.
+    Code that a model brings with it is run only where DFT_SWEEPS_TRUST_REMOTE_CODE names the model: its directory or
+    id on the hub; several with commas. At --address, the cluster must have been started with it.
 
     \b
     Example:

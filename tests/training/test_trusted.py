@@ -53,6 +53,15 @@ def test_none_is_trusted_but_those_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not trusts("") and not trusts("owner") and not trusts("/models/own/")
 
 
+def test_a_directory_is_trusted_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "v3").mkdir()
+    (tmp_path / "current").symlink_to("v3")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "current")
+    assert trusts("current") and trusts(str(tmp_path / "v3")) and trusts("./current/")
+    assert not trusts(str(tmp_path)) and not trusts("v4")
+
+
 def test_code_that_is_not_allowed_is_refused_and_not_run(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     monkeypatch.setenv(VARIABLE, "other")
