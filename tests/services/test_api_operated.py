@@ -11,6 +11,7 @@ import pytest
 
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.running import SPEC, kill_hard, kill_train_worker, of_kind
+from tests.end_to_end.test_search import SEARCH
 from tests.services.served import Head, Service, left_on, ray_head, ray_node, serve, wait_until
 from tests.tracking.servers import PASSWORD, postgres_binaries, postgres_cluster
 
@@ -74,6 +75,14 @@ def test_warm_engines_on_somebodys_cluster_with_mlflow_on_postgres(
     assert "1 trials finished, 0 reused, 0 failed" in log.stdout, log.stdout
     reader = Reader(service.tracking_uri)
     assert [trial.status for trial in reader.trials(reader.find_sweep(sweep_id))] == ["FINISHED", "FINISHED"]
+
+    searched = client.submit(TEXT, ("name=searched", *(each for each in SEARCH if each != "--set")))["sweep_id"]
+    log = service.call("logs", searched, "--follow")
+    assert log.returncode == 0 and "2 trials more, 4 of 4" in log.stdout, log.stdout
+    assert "using the warm engines warm-" in log.stdout and "4 trials finished, 0 reused, 0 failed" in log.stdout
+    found = client.status(searched)
+    assert (found["sweep"]["status"], found["sweep"]["to_propose"], len(found["trials"])) == ("FINISHED", 0, 4)
+
     other = client.submit(TEXT, ("name=other", "execution.workers=2", "pool.max_model_len=192"))["sweep_id"]
     log = service.call("logs", other, "--follow")
     assert log.returncode == 2 and "the cluster has 2, and 3 are needed" in log.stdout, log.stdout
