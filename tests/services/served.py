@@ -31,8 +31,11 @@ UP_S = 600.0
 """On a machine that does much else, Ray and MLflow take long to start."""
 UNKILLED = {"RAY_memory_monitor_refresh_ms": "0"}
 """Ray ends processes where anything, be it not its own, fills the machine's memory; not in a test of something else."""
-STAYING = {"ServeController", "ProxyActor", "ServeReplica:sweep-api:api", "JobSupervisor"}
-"""Actors that are the service's, or end a little after their job."""
+STAYING = {
+    *("ServeController", "ProxyActor", "ServeReplica:sweep-api:api", "JobSupervisor"),
+    "_AutoscalingCoordinatorActor",  # Ray Train's, one for the cluster, for good
+}
+"""Actors that are the service's, the cluster's own, or end a little after their job."""
 
 
 @dataclass(frozen=True)
