@@ -1,6 +1,7 @@
 """What a submitted sweep's job is handed on the storage, and the log that it leaves there, in a directory for each job.
 
-A directory is written whole and never changed but for its log; it outlives the job's cluster.
+A directory is written whole and never changed but for its log and the mark that its job is to end; it outlives the
+job's cluster.
 """
 
 from __future__ import annotations

@@ -20,6 +20,11 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from dft_sweeps.cli import main as command
     from services.service_files import read_tracking
+    from services.submitted_files import CANCELLED
+
+    if (directory / CANCELLED).exists():  # while they still did
+        print("interrupted", file=sys.stderr)
+        sys.exit(command.INTERRUPTED)
 
     job = json.loads((directory / "job.json").read_text(encoding="utf-8"))
     tracking = read_tracking(Path(job["storage"]))

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from dft_sweeps.cli.client import Server
 from dft_sweeps.tracking.reader import Reader
+from services.sweep_views import FRESH_S
 from tests.end_to_end.disturbing import DRAWS, dice, running
 from tests.end_to_end.running import SPEC, marked, of_kind, title
 from tests.orchestration.real_trials import TIMES_AND_MEMORY
@@ -146,6 +147,7 @@ def test_nothing_is_left_of_a_sweep_cancelled_in_each_phase_and_it_is_taken_up(
         submitted = client.submit(TEXT, overrides)
         sweep_id = submitted["sweep_id"]
         assert (submitted["submission_id"], submitted["created"]) == (f"{sweep_id}-a{attempt}", True)
+        time.sleep(FRESH_S)  # until then, the log is the last attempt's
         cancel(service, head, sweep_id, kind, rng.uniform(0, MOST_S[kind]), before)
 
     assert client.submit(TEXT, overrides)["created"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,9 @@ class RayJobs:
         return self.known[id_]
 
     get_job_logs = get_job_info
+
+    def stop_job(self, id_: str) -> bool:
+        return self.known[id_].status == "RUNNING"
 
     def submit_job(self, submission_id: str, metadata: dict[str, str], **_: object) -> None:
         self.set(submission_id, "RUNNING", metadata)
@@ -200,6 +206,20 @@ def test_what_a_job_may_read_stays_unless_ray_refused_it(
     monkeypatch.undo()
     found, created = submit(spec(1), jobs, tmp_path, Limits(), set)
     assert (found.status, created) == ("RUNNING", not taken)
+
+
+def test_a_job_that_is_stopped_before_it_hears_signals_ends_at_once(
+    jobs: SweepJobs, ray: RayJobs, tmp_path: Path
+) -> None:
+    """Its process inherits Ray's deafness to the signal, until it has begun."""
+    job = submitted(jobs, tmp_path, 1)
+    jobs.stop(job.submission_id)
+    directory = tmp_path / "submissions" / job.submission_id
+    deaf = subprocess.run(
+        [sys.executable, "-m", "dft_sweeps.cli.sweep_job", str(directory)],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (deaf.returncode, deaf.stdout, deaf.stderr) == (130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("left", [b"", b'{"sweep_id": "s-01', b"\0" * 100, b"\xff"])
