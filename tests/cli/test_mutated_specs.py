@@ -118,7 +118,7 @@ def mutated(text: str, values: int) -> Iterator[tuple[str, Any]]:
             yield f"{yaml_lines.dotted(path)} = {odd!r}", data
 
 
-@pytest.mark.parametrize("values", [1, pytest.param(len(ODD), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("values", [1, pytest.param(len(ODD), marks=[pytest.mark.slow, pytest.mark.faults])])
 @pytest.mark.parametrize("text", [SEARCHED, PLAIN], ids=["searched", "plain"])
 def test_a_spec_with_anything_anywhere_is_planned_or_refused(
     text: str, values: int, monkeypatch: pytest.MonkeyPatch
