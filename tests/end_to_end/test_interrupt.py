@@ -68,6 +68,7 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> str:
     return database(storage)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("draw", DRAWS)
 def test_a_sweep_that_was_killed_hard_is_resumed_and_ends_the_same(longer: str, tmp_path: Path, draw: int) -> None:
     """Of 40 steps, for its workers train on until they notice: 9 were done by then, and ended a trial of 12."""
