@@ -35,8 +35,8 @@ class ScoredPool(ScriptedPool):
         self._trial = ""
 
     @contextmanager
-    def lease(self) -> Iterator[ScoredPool]:
-        with super().lease():
+    def lease(self, wait_s: float | None = None) -> Iterator[ScoredPool]:
+        with super().lease(wait_s):
             yield copy(self)  # an engine of its own, with weights of its own
 
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
