@@ -17,6 +17,7 @@ import ray
 
 from services.lease import Engine
 from services.pool import Pool, PoolError, PoolSettings, start_pool
+from tests.end_to_end.running import title
 from tests.services.random_policies import ENGINE, Checkpoint, make_checkpoint, random_prompts, require_works, sampled
 
 pytestmark = pytest.mark.ray
@@ -134,30 +135,31 @@ def test_engine_killed_while_it_starts_is_told_in_rays_words(
     cluster: None, pool: Pool, checkpoints: list[Checkpoint]
 ) -> None:
     """As the kernel does when memory runs out: the process has no last words of its own."""
-    before = set(_engines())
+    before, ended = set(_engines()), threading.Event()
 
     def kill() -> None:
-        while not (new := set(_engines()) - before):
-            time.sleep(0.1)
-        time.sleep(2)  # it imports vLLM
-        for process in new:
-            process.kill()
+        """Whichever are new, two seconds after they came, when they import vLLM: one of an earlier test may be late."""
+        came: dict[psutil.Process, float] = {}
+        while not ended.wait(0.1):
+            for process in set(_engines()) - before:
+                if time.monotonic() - came.setdefault(process, time.monotonic()) > 2:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    with pytest.raises(PoolError) as error:
-        start_pool(PoolSettings(ENGINE, name="hopeless", num_cpus=0.0), checkpoints[0].directory)
+    try:
+        with pytest.raises(PoolError) as error:
+            start_pool(PoolSettings(ENGINE, name="hopeless", num_cpus=0.0), checkpoints[0].directory)
+    finally:
+        ended.set()
+        thread.join()
     assert "its worker process has died" in str(error.value)
     assert not any(word in str(error.value) for word in ("ServeReplica", "Traceback", "replica.py"))
 
 
 def _engines() -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
-            if child.name().startswith("ray::EngineActo"):
-                found.append(child)
-    return found
+    return [child for child in psutil.Process().children(recursive=True) if "EngineActor" in title(child)]
 
 
 def _kill(engine: Engine) -> None:
