@@ -187,7 +187,7 @@ def _specs(app: FastAPI, parts: _Parts) -> None:
 def _reading(app: FastAPI, parts: _Parts) -> None:
     @app.get("/v1/sweeps", **_route())
     async def list_sweeps(
-        limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="List the newest so many.")] = 1000,
+        limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="List the newest so many.")] = 50,
     ) -> list[SweepSummary]:
         """The sweeps, newest first."""
         return await parts.views.sweeps(limit)
