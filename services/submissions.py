@@ -2,7 +2,7 @@
 behind where it does not start.
 
 The state is Ray's jobs, who waits, and what MLflow holds. A directory per job hands it the spec, takes its log, and is
-written whole before the job starts, and taken away again where Ray says that it has no such job.
+written whole before the job starts, and taken away again where Ray refuses the job.
 """
 
 from __future__ import annotations

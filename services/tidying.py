@@ -51,8 +51,10 @@ async def keep_tidy(jobs: SweepJobs, views: SweepViews, storage: Path, tracking_
             if before is None:
                 running = await views.run(views.running_now)
                 before = {sweep_id for sweep_id in running - newest.keys() if stored_jobs(storage, sweep_id)}
-            ended = {job.submission_id: job.sweep_id for job in newest.values() if job.status in {"FAILED", "STOPPED"}}
-            for key, sweep_id in ({each: each for each in before} | ended).items():
+            ended = [
+                (job.submission_id, job.sweep_id) for job in newest.values() if job.status in {"FAILED", "STOPPED"}
+            ]
+            for key, sweep_id in [*((id_, id_) for id_ in before), *ended]:
                 if key not in tidied:
                     with _tried_again(f"tidying up after {sweep_id}", failures):
                         await _tidied(views, storage, tracking_uri, sweep_id)

@@ -11,7 +11,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 
 import psutil
 
@@ -187,18 +188,9 @@ def _interrupt(number: int, frame: object) -> None:
 @contextlib.contextmanager
 def interrupts_later() -> Iterator[None]:
     """Ctrl-C and its like end this process after the block, and not amid what belongs together in it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
-    heeded = {number: old for number in _INTERRUPTS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
-    try:
-        for number in heeded:
-            signal.signal(number, lambda number, frame: came.append(number))
+    with _handled_by(lambda number, frame: came.append(number)):
         yield
-    finally:
-        for number, handler in heeded.items():
-            signal.signal(number, handler)
     if came:
         raise KeyboardInterrupt
 
@@ -206,15 +198,24 @@ def interrupts_later() -> Iterator[None]:
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """A second Ctrl-C waits until the block has cleaned up."""
+    with _handled_by(signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Gives this handler the interrupts that are not ignored, for the block; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTS}
+    heeded = {number: old for number in _INTERRUPTS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
     try:
+        for number in heeded:
+            signal.signal(number, handler)
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, old in heeded.items():
+            signal.signal(number, old)
 
 
 def _end_strays(mark: str, grace_s: float = 5.0) -> None:
