@@ -20,9 +20,10 @@ def cluster() -> Iterator[None]:
 
     from dft_sweeps.orchestration.cluster import free_port
 
-    port = free_port()  # by which its processes find it where other clusters run on the machine
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_port=port, **quiet)
-    yield
-    ray.shutdown()
+    port, quiet = free_port(), {"log_to_driver": False, "logging_level": "ERROR"}
+    with pytest.MonkeyPatch.context() as patched:  # what stayed would lead later tests to a dashboard that is gone
+        # By this, its processes find it where other clusters run on the machine.
+        patched.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
+        ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_port=port, **quiet)
+        yield
+        ray.shutdown()
