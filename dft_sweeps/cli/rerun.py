@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dft_sweeps.cli.client import Server, or_server_options
 from dft_sweeps.cli.options import (
     json_option,
     resolve_tracking_uri,
@@ -83,6 +84,8 @@ class Wanted:
 @storage_option
 @tracking_uri_option
 @click.option("--address", help="Ray cluster to run on, e.g. auto. [default: one started here for this sweep]")
+@or_server_options
+@click.option("--follow", is_flag=True, help="With --server: print the progress until all has ended.")
 @json_option
 def command(
     sweep: str | None,
@@ -96,6 +99,10 @@ def command(
     storage: Path,
     tracking_uri: str | None,
     address: str | None,
+    server: str | None,
+    token_file: Path | None,
+    tls_certificate: Path | None,
+    follow: bool,
     as_json: bool,
 ) -> int:
     """Run what is missing of a recorded sweep, from the spec that MLflow holds of it.
@@ -109,19 +116,28 @@ def command(
     earlier runs stay in MLflow, and reports show the newest finished one. --set and --seeds make another
     sweep of the same name, which shares the trials that they leave as they were.
 
+    With --server a service runs it on its cluster, and the command returns at once.
+
     \b
     Example:
       dft-sweeps rerun quickstart --failed
       dft-sweeps rerun s-3f9a --cell train.learning_rate=1e-4,train.objective.kind=dft --fresh
       dft-sweeps rerun --figure 3 --seeds 3 --dry-run
+      dft-sweeps rerun quickstart --failed --server https://head:8700 --follow
     """
     from dft_sweeps.cli.gather import cluster_at
     from dft_sweeps.cli.kept_cluster import KeptCluster
     from dft_sweeps.cli.run import say_since, ui_command
+    from dft_sweeps.cli.submitted_reruns import refuse_of_service, submit_reruns
     from dft_sweeps.orchestration.cluster import set_environment
     from dft_sweeps.tracking.reader import Reader
 
     asked = Asked(failed, cells, fresh, seeds, overrides)
+    _refuse_unnamed(sweep, figure)
+    if server:
+        refuse_of_service({"--set": overrides, "--address": address, "--dry-run": dry_run})
+        api = Server(server, token_file, tls_certificate, storage)
+        return submit_reruns(api, asked, sweep, figure, follow, as_json)
     uri = resolve_tracking_uri(storage, tracking_uri)
     reader = Reader(uri)
     if as_json and not dry_run:
@@ -147,26 +163,17 @@ def sweeps_asked(reader: Reader, sweep: str | None, figure: int | None) -> list[
     """What is to be rerun, the oldest first.
 
     Raises:
-        SpecError: nothing is named, there is no such sweep, or none of the figure.
+        SpecError: there is no such sweep, or none of the figure.
     """
     from dft_sweeps.spec.reruns import of_figure
 
+    found = reader.sweeps() if sweep is None else [reader.find_sweep(sweep)]
+    return found if figure is None else of_figure(((row.name, row) for row in found), figure)
+
+
+def _refuse_unnamed(sweep: str | None, figure: int | None) -> None:
     if sweep is None and figure is None:
         raise SpecError("say which sweep to rerun, by its id or name, or which --figure; `dft-sweeps list` has them")
-    if sweep is not None:
-        found = [reader.find_sweep(sweep)]
-    else:
-        newest: dict[str, SweepRow] = {}
-        for row in reader.sweeps():
-            newest.setdefault(row.name, row)
-        found = list(newest.values())[::-1]
-    if figure is None:
-        return found
-    names = of_figure((row.name for row in found), figure)
-    if not names:
-        which = f"the sweep {found[0].name!r} is none" if sweep else "there is none"
-        raise SpecError(f"sweeps of a figure have names that begin with figure{figure}; {which}", f"--figure {figure}")
-    return [row for row in found if row.name in names]
 
 
 def wanted_of(reader: Reader, row: SweepRow, storage: Path, asked: Asked, say: Say) -> Wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -48,20 +48,23 @@ def command(
     text = load_sweep(spec, overrides).resolved_yaml()
     api = Server(server, token_file, tls_certificate, storage)
     submission = api.submit(text)
-    sweep_id = submission["sweep_id"]
     if as_json:
         print_json(submission)
-    elif submission["created"]:
+    else:
+        say_submitted(submission, follow)
+    return follow_sweep(api, submission["sweep_id"], quiet=as_json) if follow else 0
+
+
+def say_submitted(submission: dict[str, Any], followed: bool) -> None:
+    sweep_id = submission["sweep_id"]
+    if submission["created"]:
         click.echo(f"submitted {sweep_id} as {submission['submission_id']}")
     else:
         ended = submission["status"] in ("SUCCEEDED", "FAILED", "STOPPED")
         how = "nothing is left to do; its job" if ended else "it runs already; its job"
         click.echo(f"{sweep_id}: {how} is {submission['submission_id']}")
-    if follow:
-        return follow_sweep(api, sweep_id, quiet=as_json)
-    if not as_json:
+    if not followed:
         click.echo(f"follow it with: dft-sweeps logs {sweep_id} --follow")
-    return 0
 
 
 def follow_sweep(api: Server, sweep_id: str, quiet: bool = False) -> int:

@@ -30,6 +30,7 @@ def main() -> None:
     tracking = read_tracking(Path(job["storage"]))
     tracking.enter()
     os.environ["MLFLOW_TRACKING_URI"] = tracking.uri
+    os.environ.pop("DFT_SWEEPS_SERVER", None)  # with it, a rerun would be handed to the service that started this job
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     if not job["hub"]:
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -228,7 +228,7 @@ class Mailbox:
             known.done += 1
             known.changed.notify_all()
 
-    async def expect(self, ready: Collection[str], untrained: Collection[str], unplaced: Collection[str] = ()) -> None:
+    async def expect(self, ready: Collection[str], untrained: Collection[str], unplaced: Collection[str]) -> None:
         """Says which trials wait for Tune, which train or may yet train, and what waits for a place on the cluster:
         trials whose jobs Tune has and no workers, and `AN_ENGINE`."""
         async with self._expected:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, TypeVar
 
 from dft_sweeps.spec import schema, yaml_lines
 from dft_sweeps.spec.errors import SpecError
@@ -14,6 +15,8 @@ from dft_sweeps.spec.identity import canonical_json
 from dft_sweeps.spec.load import Sweep, load_stored
 from dft_sweeps.spec.models import TrainSpec, TrialSpec
 from dft_sweeps.spec.searches import space_of
+
+T = TypeVar("T")
 
 SEED = "train.seed"
 _CONDITIONS = re.compile(r",(?=\s*[A-Za-z_][\w.]*=)")
@@ -74,9 +77,21 @@ def in_cells(trials: Sequence[Trial], cells: Sequence[str]) -> set[str]:
     return found
 
 
-def of_figure(names: Iterable[str], figure: int) -> list[str]:
-    """Those names of sweeps that make a figure of the paper: they begin with it, e.g. ``figure3_learning_rate``."""
-    return [name for name in names if re.match(rf"figure[-_]?{figure}(?!\d)", name)]
+def of_figure(named: Iterable[tuple[str, T]], figure: int) -> list[T]:
+    """Of sweeps with their names, the newest first, those that make a figure of the paper, the oldest first: the newest
+    of each name that begins with it, e.g. ``figure3_learning_rate``.
+
+    Raises:
+        SpecError: none does.
+    """
+    newest: dict[str, T] = {}
+    for name, sweep in named:
+        newest.setdefault(name, sweep)
+    found = [sweep for name, sweep in newest.items() if re.match(rf"figure[-_]?{figure}(?!\d)", name)]
+    if not found:
+        others = f", as none of these do: {shorten(', '.join(newest), 200)}" if newest else "; there are no sweeps yet"
+        raise SpecError(f"sweeps of a figure have names that begin with figure{figure}{others}", f"--figure {figure}")
+    return found[::-1]
 
 
 def _check_path(trials: Sequence[Trial], path: str, cell: str) -> None:

@@ -156,12 +156,12 @@ def test_an_override_makes_another_sweep_or_runs_the_same_otherwise(storage: Pat
 
 
 def test_the_sweeps_of_a_figure_are_found_by_their_names(storage: Path, swept: PreparedSweep) -> None:
-    assert "there is none" in refusal(storage, "--figure", "3")
+    assert "none of these do: files" in refusal(storage, "--figure", "3")
     text = SPEC.replace("name: files", "name: figure3-rate").replace("kind: [sft, dft]", "kind: [dft, focal]")
     run_scripted(prepared(swept.sweep.directory, text), storage, lambda topic, line: None)
     (storage / "ran").unlink()
     assert shown(storage, "--figure", "3", "--fresh") == [DFT, "objective=focal"]
-    assert "'files' is none" in refusal(storage, "files", "--figure", "3")
+    assert "none of these do: files" in refusal(storage, "files", "--figure", "3")
     assert "say which sweep to rerun" in refusal(storage)
 
 

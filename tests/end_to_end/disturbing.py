@@ -13,7 +13,7 @@ import psutil
 from mlflow import MlflowClient
 
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.running import SPEC, Find, Finished, at, nothing, of_kind, run, standing_still, trainers
+from tests.end_to_end.running import SPEC, Find, Finished, at, locked, nothing, of_kind, run, standing_still, trainers
 from tests.orchestration.real_trials import TIMES_AND_MEMORY
 
 DRAWS = range(int(os.environ.get("DFT_SWEEPS_FAULT_DRAWS", "1")))
@@ -26,6 +26,8 @@ ANSWERED_S = 2.0
 ATTEMPT_FAILED, EVALUATED = r"step (\d+): attempt 1 failed", r"step {} .*\(swap"
 WORK_S = (0.05, 0.2)
 """Of an engine for a set of weights (CPU seconds): more than a lease takes, less than a swap and a generation."""
+WEIGHTS_LOCKS = f"locks/{'[0-9a-f]' * 64}.lock"
+"""In the storage: files that a run locks while it generates with a set of weights."""
 Points = dict[tuple[str, str], list[tuple[int, float]]]
 
 
@@ -119,10 +121,9 @@ class AtWork(Fault):
 
     def _weights(self) -> str:
         """The file that the run locks while these are generated with."""
-        held = {line.split()[-3].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines()}
-        locks = [*self.storage.glob(f"locks/{'[0-9a-f]' * 64}.lock")]
-        now = [lock.name for lock in locks if str(lock.stat().st_ino) in held]
-        return now[0] if now and len(locks) >= self.count else ""
+        locks = [*self.storage.glob(WEIGHTS_LOCKS)]
+        now = locked(locks)
+        return now[0].name if now and len(locks) >= self.count else ""
 
 
 def taken_up(again: Finished) -> str:

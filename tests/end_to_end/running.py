@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -230,6 +230,12 @@ def title(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return " ".join(process.cmdline())
     return ""
+
+
+def locked(locks: Iterable[Path]) -> list[Path]:
+    """Those of these files that some process of this machine holds a lock on."""
+    held = {line.split()[-3].rpartition(":")[2] for line in Path("/proc/locks").read_text().splitlines()}
+    return [lock for lock in locks if str(lock.stat().st_ino) in held]
 
 
 def marked(mark: str) -> list[psutil.Process]:

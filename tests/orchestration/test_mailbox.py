@@ -36,7 +36,7 @@ def test_a_group_goes_on_at_once_while_trials_wait_and_ends_with_the_last() -> N
         assert await settled(first) == [True]
         last = await work(mailbox, "g", "b")
         assert await settled(last) == [None]  # until the coordinator knows that both are trained
-        await mailbox.expect([], [])
+        await mailbox.expect([], [], [])
         assert await settled(last) == [False]
         assert [event for event in await mailbox.take(1) if isinstance(event, JobDone)] == [JobDone("a"), JobDone("b")]
 
@@ -46,15 +46,15 @@ def test_a_group_goes_on_at_once_while_trials_wait_and_ends_with_the_last() -> N
 def test_groups_wait_for_verdicts_and_one_goes_on_for_each_job() -> None:
     async def scenario() -> None:
         mailbox = Mailbox(["a", "b", "c"])
-        await mailbox.expect([], ["a", "b", "c"])
+        await mailbox.expect([], ["a", "b", "c"], [])
         waiting = [await work(mailbox, group, id_) for group, id_ in (("g", "a"), ("h", "b"))]
         assert await settled(*waiting) == [None, None]
-        await mailbox.expect(["b"], ["a", "b", "c"])
+        await mailbox.expect(["b"], ["a", "b", "c"], [])
         assert sorted(map(str, await settled(*waiting))) == ["None", "True"]
-        await mailbox.expect(["b"], ["a", "b", "c"])  # still the same job, that nobody has taken yet
+        await mailbox.expect(["b"], ["a", "b", "c"], [])  # still the same job, that nobody has taken yet
         assert sorted(map(str, await settled(*waiting))) == ["None", "True"]
         await mailbox.hand_over("g", "b", 8, JOB)
-        await mailbox.expect(["c"], ["b", "c"])
+        await mailbox.expect(["c"], ["b", "c"], [])
         assert await settled(*waiting) == [True, True]
 
     run(scenario())
@@ -63,12 +63,12 @@ def test_groups_wait_for_verdicts_and_one_goes_on_for_each_job() -> None:
 def test_no_more_groups_are_kept_than_trials_may_need() -> None:
     async def scenario() -> None:
         mailbox = Mailbox(["a", "b", "c"])
-        await mailbox.expect([], ["a", "b", "c"])
+        await mailbox.expect([], ["a", "b", "c"], [])
         waiting = [await work(mailbox, group, id_) for group, id_ in (("g", "a"), ("h", "b"))]
         await mailbox.hand_over("i", "c", 4, JOB)
-        await mailbox.expect([], ["a", "c"])  # b was stopped; c trains
+        await mailbox.expect([], ["a", "c"], [])  # b was stopped; c trains
         assert sorted(map(str, await settled(*waiting))) == ["False", "None"]
-        await mailbox.expect([], ["c"])
+        await mailbox.expect([], ["c"], [])
         assert await settled(*waiting) == [False, False]
 
     run(scenario())
@@ -77,11 +77,11 @@ def test_no_more_groups_are_kept_than_trials_may_need() -> None:
 def test_a_job_is_not_kept_for_ever_for_a_driver_that_died(monkeypatch: Any) -> None:
     async def scenario() -> None:
         mailbox = Mailbox(["a", "b"])
-        await mailbox.expect(["b"], ["a", "b"])
+        await mailbox.expect(["b"], ["a", "b"], [])
         dead, other = await work(mailbox, "g", "a"), asyncio.create_task(mailbox.freed("h"))
         assert await settled(dead, other) == [True, None]
         monkeypatch.setattr(module, "CLAIM_S", 0.0)
-        await mailbox.expect(["b"], ["a", "b"])
+        await mailbox.expect(["b"], ["a", "b"], [])
         assert await settled(other) == [True]
 
     run(scenario())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +12,7 @@ import requests
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader
 from tests.end_to_end.running import SPEC, interrupt, marked, of_kind, title
-from tests.services.served import UNKILLED, Service, serve
+from tests.services.served import UNKILLED, Service, serve, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 TEXT = SPEC.read_text()
@@ -29,13 +29,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     wait_until(lambda: not marked(service.mark), 90)
     token = (service.storage / "service" / "token").read_text().strip()
     assert token not in "\n".join(service.lines)
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 400) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 def processes(service: Service, word: str) -> list[int]:
@@ -93,10 +86,9 @@ def test_fifty_clients_at_once_start_one_sweep_and_follow_it_to_its_end(service:
         client.rerun(sweep_id, cells=["train.objective.kind=ppo"])
     with pytest.raises(SpecError, match="sweeps of a figure"):
         client.rerun(sweep_id, figure=3)
-    rerun = client.rerun(sweep_id, cells=["train.objective.kind=dft"], fresh=True)
-    assert (rerun["submission_id"], rerun["created"]) == (f"{sweep_id}-a2", True)
-    followed = service.call("logs", sweep_id, "--follow")
-    assert followed.returncode == 0 and "1 trials finished, 0 reused, 0 failed" in followed.stdout, followed.stdout
+    rerun = service.call("rerun", "end-to-end", "--cell", "train.objective.kind=dft", "--fresh", "--follow")
+    assert rerun.stdout.startswith(f"submitted {sweep_id} as {sweep_id}-a2\n"), rerun
+    assert rerun.returncode == 0 and "1 trials finished, 0 reused, 0 failed" in rerun.stdout, rerun
 
 
 def test_a_cancelled_sweep_leaves_nothing_and_is_taken_up(service: Service) -> None:

@@ -132,9 +132,13 @@ def test_seeds_can_only_be_added_and_only_by_an_axis(tmp_path: Path) -> None:
 
 
 def test_the_sweeps_of_a_figure_begin_with_its_name() -> None:
-    names = ["figure3-learning-rate", "figure-3", "figure31", "figure_3_quickstart", "my-figure3", "figure1"]
-    assert of_figure(names, 3) == ["figure3-learning-rate", "figure-3", "figure_3_quickstart"]
-    assert of_figure(names, 2) == []
+    names = ["figure3-rate", "figure31", "figure_3_quickstart", "figure3-rate", "my-figure3", "figure1", "figure-3"]
+    newest_first = [(name, age) for age, name in enumerate(names)]
+    assert of_figure(newest_first, 3) == [6, 2, 0]
+    with pytest.raises(SpecError, match="begin with figure2, as none of these do: figure3-rate, figure31, "):
+        of_figure(newest_first, 2)
+    with pytest.raises(SpecError, match="there are no sweeps yet"):
+        of_figure([], 2)
 
 
 def test_true_is_not_one_and_nan_is_no_value(tmp_path: Path) -> None:
