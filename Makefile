@@ -75,7 +75,7 @@ system-packages:
 	else echo "postgresql or chromium is not installed: the tests that need it are skipped"; fi
 
 .PHONY: test-slow
-test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, every fault once in a storm. About 50 minutes on 2 cores.
+test-slow: $(VENV)/installed-dev system-packages  ## The slow tests: whole specs, the service, every fault once in a storm. About 40 minutes on 2 cores.
 	$(BIN)/python -m pytest -m "slow and not faults"
 
 .PHONY: test-faults
