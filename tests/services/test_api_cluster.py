@@ -22,7 +22,9 @@ LONG = ("trial.train.steps=400", "trial.evaluation.every=200", "execution.save_e
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = serve(tmp_path_factory.mktemp("served") / "storage", environment=UNKILLED)
+    # The operator uses the clients, too; jobs that did would ask the service for what they are to do.
+    environment = UNKILLED | {"DFT_SWEEPS_SERVER": "http://127.0.0.1:9"}
+    service = serve(tmp_path_factory.mktemp("served") / "storage", environment=environment)
     yield service
     interrupt(service.process.pid, service.mark)
     assert service.process.wait(120) == 0, "\n".join(service.lines)
