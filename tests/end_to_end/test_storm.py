@@ -47,7 +47,7 @@ LONG = (
     "--set",
     "execution.save_every_s=0",
 )
-OUTAGE_S = float(os.environ.get("DFT_SWEEPS_OUTAGE_S", "15"))
+OUTAGE_S = float(os.environ.get("DFT_SWEEPS_OUTAGE_S", "120"))
 MOST_STEPS = 4
 """Between a recovery and the next fault."""
 RECOVERING_S = 400.0
