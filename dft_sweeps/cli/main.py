@@ -9,6 +9,7 @@ import click
 
 from dft_sweeps import __version__
 from dft_sweeps.data.durable import NO_MORE_WRITES
+from dft_sweeps.orchestration.interrupts import repeat_lost_interrupts
 from dft_sweeps.spec.errors import SpecError
 
 DONE, TRIAL_FAILED, USER_ERROR, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -71,6 +72,7 @@ def group() -> None:
 
 def main() -> None:
     """Entry point: one message and an exit code for every expected error, a traceback only for defects."""
+    repeat_lost_interrupts()
     try:
         result = group.main(standalone_mode=False)
     except click.ClickException as error:

@@ -139,7 +139,8 @@ def _serve(
     """Args: `look`: to be called now and then (`_tracking`)."""
     from dft_sweeps.cli.spec_check import check_spec, trials_progress
     from dft_sweeps.cli.warm_pool import warm_pool
-    from dft_sweeps.orchestration.cluster import cluster, cluster_facts, uninterrupted
+    from dft_sweeps.orchestration.cluster import cluster, cluster_facts
+    from dft_sweeps.orchestration.interrupts import uninterrupted
     from services.api import ApiSettings
     from services.api_guard import digest_of
     from services.api_server import deploy_api, stop_api

@@ -6,16 +6,14 @@ import contextlib
 import os
 import random
 import secrets
-import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
+from collections.abc import Iterator, Mapping, Sequence
 
 import psutil
 
+from dft_sweeps.orchestration.interrupts import heed_interrupts, uninterrupted
 from dft_sweeps.spec.placement import ClusterFacts, Resources
 
 PROBE_S = 5
@@ -23,7 +21,6 @@ DRIVER_MEMORY = 700 * 2**20
 """What a trial's driver takes with the processes that Ray Train starts beside it, in bytes (measured in
 tests/bench/simulation.py). Asked for, so that Ray spreads the drivers of many trials over the nodes; any share of a CPU
 would keep a driver's own workers from the last free CPU for ever."""
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 30_000)
 """Below those that the kernel gives to whoever asks for any, which would take ours before it is used, seconds later."""
@@ -170,52 +167,6 @@ def nothing_at(address: str) -> str | None:
     except OSError as error:
         return f"nothing answers at {address}: {error.strerror}"
     return None
-
-
-def heed_interrupts() -> None:
-    """Has Ctrl-C, a terminal that closes and a polite kill end this process by KeyboardInterrupt."""
-    if threading.current_thread() is threading.main_thread():
-        for number in _INTERRUPTS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """A terminal that closes, or a polite kill, ends a sweep as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def interrupts_later() -> Iterator[None]:
-    """Ctrl-C and its like end this process after the block, and not amid what belongs together in it."""
-    came: list[int] = []
-    with _handled_by(lambda number, frame: came.append(number)):
-        yield
-    if came:
-        raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C waits until the block has cleaned up."""
-    with _handled_by(signal.SIG_IGN):
-        yield
-
-
-@contextlib.contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Gives this handler the interrupts that are not ignored, for the block; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heeded = {number: old for number in _INTERRUPTS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
-    try:
-        for number in heeded:
-            signal.signal(number, handler)
-        yield
-    finally:
-        for number, old in heeded.items():
-            signal.signal(number, old)
 
 
 def _end_strays(mark: str, grace_s: float = 5.0) -> None:

@@ -16,8 +16,8 @@ from typing import TypeVar
 from dft_sweeps.evaluation.grading import GraderPool, grading_processes
 from dft_sweeps.evaluation.store import EvaluationStore
 from dft_sweeps.orchestration.accounts import Accounts
-from dft_sweeps.orchestration.cluster import interrupts_later
 from dft_sweeps.orchestration.evaluations import AttemptFailed, EnginePool, Evaluated, Evaluations
+from dft_sweeps.orchestration.interrupts import interrupts_later
 from dft_sweeps.orchestration.jobs import make_job
 from dft_sweeps.orchestration.mailbox import (
     Checkpoint,

@@ -18,9 +18,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from dft_sweeps.data.durable import NO_MORE_WRITES
-from dft_sweeps.orchestration.cluster import ClusterUnavailable, heed_interrupts, uninterrupted
+from dft_sweeps.orchestration.cluster import ClusterUnavailable
 from dft_sweeps.orchestration.coordinator import Coordinator, Outcome
 from dft_sweeps.orchestration.engines import EnginePool
+from dft_sweeps.orchestration.interrupts import heed_interrupts, uninterrupted
 from dft_sweeps.orchestration.locks import SweepLocks, file_lock
 from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.spending import limits
