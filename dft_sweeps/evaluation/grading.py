@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Hashable, Sequence
@@ -64,10 +63,10 @@ def grader_version(grader: str) -> str:
     return f"{grader}/{GRADERS[grader]}"
 
 
-def grading_processes() -> int:
-    """As many as keep up with this machine's share of engines, about 200 answers a second each: a quarter of its cores,
-    at most 8."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) // 4))
+def grading_processes(cores: int) -> int:
+    """As many as keep up with the share of engines of a machine of so many, about 200 answers a second each: a quarter
+    of its cores, at most 8."""
+    return max(1, min(8, cores // 4))
 
 
 class GraderPool:

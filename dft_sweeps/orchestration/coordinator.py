@@ -6,6 +6,7 @@ trials' files hold: a coordinator that died is replaced by running the sweep aga
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -101,7 +102,7 @@ class Coordinator:
 
     def run(self, pool: EnginePool, concurrent: int) -> Outcome:
         """Trains and evaluates its trials, `concurrent` at a time, between `begin` and `close` of the runs."""
-        with GraderPool(grading_processes()) as graders:
+        with GraderPool(grading_processes(len(os.sched_getaffinity(0)))) as graders:
             evaluations = Evaluations(
                 self._prepared.benchmarks, self._prepared.prompts, EvaluationStore(self._storage), pool, graders
             )

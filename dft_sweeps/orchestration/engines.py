@@ -19,7 +19,7 @@ from dft_sweeps.evaluation.evaluate import Task, generate_tasks
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.results import Completions
 from dft_sweeps.orchestration.mailbox import Checkpoint
-from dft_sweeps.orchestration.shards import LeasedEngine, ask_engines
+from dft_sweeps.orchestration.shards import LeasedEngine, ask_engines, most_shards
 
 SPARE_S = 1.0
 """How long an engine is waited for beside the one that is leased: one that nobody uses comes in much less."""
@@ -78,7 +78,8 @@ class Engines:
         Args:
             idle: engines that nobody else needs, as far as is known.
         """
-        with self._engines(idle) as engines:
+        shards = most_shards(sum(len(task.benchmark.questions) for task in tasks))
+        with self._engines(min(idle, shards - 1, self._pool.fewest - 1)) as engines:
             started = time.monotonic()
             with ThreadPoolExecutor(len(engines)) as threads:
                 list(threads.map(partial(self._put_on, checkpoints), engines))
@@ -121,13 +122,13 @@ class Engines:
         return directory if self._pool.adapters and self.base is not None and directory.is_dir() else None
 
     @contextmanager
-    def _engines(self, idle: int) -> Iterator[list[LeasedEngine]]:
-        """An engine, and of the idle ones what comes at once: whoever holds one must not wait for another, or two, of
+    def _engines(self, more: int) -> Iterator[list[LeasedEngine]]:
+        """An engine, and so many more if they come at once: whoever holds one must not wait for another, or two, of
         this sweep or of several on one pool, might wait for each other's."""
         with ExitStack() as leases:
             engines = [leases.enter_context(self._lease())]
             with suppress(TimeoutError):
-                while len(engines) <= min(idle, self._pool.fewest - 1):
+                while len(engines) <= more:
                     engines.append(leases.enter_context(self._lease(SPARE_S)))
             yield engines
 

@@ -19,6 +19,11 @@ FEWEST_REQUESTS = 16
 """Of a shard: fewer leave much of an engine's batch empty."""
 
 
+def most_shards(requests: int) -> int:
+    """How many engines, a shard for each, so many requests keep busy; at least one."""
+    return max(1, -(-requests // FEWEST_REQUESTS))
+
+
 class LeasedEngine(Protocol):
     """An engine that is lent to the caller (`services.lease.Engine`)."""
 

@@ -31,6 +31,11 @@ class Sending:
     ) -> None:
         self._tracker, self.spool, self._on_end = tracker, spool, on_end
         self._offset, noted = spool.sent()
+        self._metrics_in: dict[str, int] = {}
+        """Offsets beyond that, up to which the metrics of a run are in; so that a request that fails costs none of the
+        others again."""
+        self._others_in = self._offset
+        """Up to which all else is."""
         self.runs = {**runs, **noted}
         left = [write for write, _ in spool.after(self._offset, most=None)]
         self._added, self._sent = sum(map(_rows, left)), 0
@@ -63,7 +68,8 @@ class Sending:
         self._added += _rows(write)
 
     def send(self) -> None:
-        """Sends about a megabyte of what waits.
+        """Sends a chunk of what waits. Writes of one run keep their order, and so do those that are no metrics; the
+        metrics of each run are gathered meanwhile, for a request takes MLflow longer than hundreds of rows in it.
 
         Raises:
             TrackingUnavailable: MLflow or the artifact store does not answer.
@@ -71,35 +77,36 @@ class Sending:
             MlflowException: MLflow refuses a write. What got in before any of these counts as sent.
         """
         rows: dict[str, list[MetricRow]] = {}
-        sent, offset = 0, self._offset
+        ends: dict[str, int] = {}
+        offset = self._offset
         # MLflow's client would repeat a request to make a run without asking whether it is there by now.
         with patience(retries=0, timeout_s=TIMEOUT_S, always=True):
             try:
-                for write, end in self.spool.after(self._offset):
+                for write, offset in self.spool.after(self._offset):
+                    run = write["run"]
                     if write["kind"] == "log":
-                        rows.setdefault(write["run"], []).extend(MetricRow(*row) for row in write["what"])
-                    else:
-                        self._log(rows)
+                        if offset > self._metrics_in.get(run, 0):
+                            rows.setdefault(run, []).extend(MetricRow(*row) for row in write["what"])
+                            ends[run] = offset
+                    elif offset > self._others_in:
+                        if run in rows:
+                            self._log(run, rows.pop(run), ends[run])
                         self._call(write)
-                    sent, offset = sent + _rows(write), end
+                        self._others_in = offset
                     if not rows:
-                        self._count(sent, offset)
-                        sent = 0
-                self._log(rows)
-                self._count(sent, offset)
+                        self._offset = offset
+                for run, of_run in rows.items():
+                    self._log(run, of_run, ends[run])
+                self._offset = offset
+                self._metrics_in.clear()
             finally:
                 self.spool.mark(self._offset, self.runs)
 
-    def _count(self, sent: int, offset: int) -> None:
-        self._offset = offset
-        self._sent += sent
-
-    def _log(self, rows: dict[str, list[MetricRow]]) -> None:
-        """Empties `rows`."""
-        for run, of_run in rows.items():
-            for start in range(0, len(of_run), METRICS_PER_BATCH):
-                self._tracker.send(self.runs.get(run, run), of_run[start : start + METRICS_PER_BATCH])
-        rows.clear()
+    def _log(self, run: str, rows: list[MetricRow], end: int) -> None:
+        for start in range(0, len(rows), METRICS_PER_BATCH):
+            self._tracker.send(self.runs.get(run, run), rows[start : start + METRICS_PER_BATCH])
+        self._metrics_in[run] = end
+        self._sent += len(rows)
 
     def _call(self, write: Mapping[str, Any]) -> None:
         run, what = write["run"], write["what"]
@@ -114,6 +121,7 @@ class Sending:
             calls[write["kind"]](self.runs.get(run, run), *what)
             if write["kind"] == "finish":
                 self._on_end(run)
+        self._sent += 1
 
 
 def _rows(write: Mapping[str, Any]) -> int:

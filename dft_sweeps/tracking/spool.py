@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-CHUNK_BYTES = 1 << 20
-"""Writes that are sent between two notes of how far the sending is, at least one."""
+CHUNK_BYTES = 4 << 20
+"""Writes that are sent between two notes of how far the sending is, at least one: some dozen rows of each of a thousand
+runs."""
 
 
 class Spool:

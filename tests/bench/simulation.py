@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dft_sweeps.evaluation.grading import grading_processes
 from dft_sweeps.orchestration.prepare import PreparedSweep
 from tests.bench import grading
 from tests.bench.row import Machine, Row
@@ -60,11 +61,14 @@ class Measured:
         """Of who decides and who writes."""
         return Costs(tune_trial_s=self.tune["trial_s"], batch_s=self.server.batch_s, row_s=self.server.row_s)
 
-    @property
-    def everything(self) -> Costs:
-        """And of what the coordinator's node does with completions."""
-        completion_s = self.handling["completion_s"]
-        return replace(self.schedule, answer_s=1 / self.answers_per_s, completion_s=completion_s)
+    def everything(self, cores: int) -> Costs:
+        """And of what the coordinator's node of so many cores does with completions."""
+        return replace(
+            self.schedule,
+            answer_s=1 / self.answers_per_s,
+            completion_s=self.handling["completion_s"],
+            grading_processes=grading_processes(cores),
+        )
 
 
 def rows(machine: Machine) -> Iterator[Row]:
@@ -121,18 +125,18 @@ def hundred(measured: Measured) -> Iterator[Row]:
     engines, on = ENGINES // 10, nodes(NODES // 10)
     with _memory() as path:
         even, speeds = _grid(path, TRIALS // 10, engines, FEW_STEPS)
-        full = simulate(even, on, speeds, measured.everything, path / "full")
-        graded = simulate(even, on, speeds, replace(measured.everything, grading_processes=8), path / "graded")
+        full = simulate(even, on, speeds, measured.everything(8), path / "full")
+        graded = simulate(even, on, speeds, measured.everything(32), path / "graded")
         say(f"{_told(full)}; with 8 graders {_told(graded)}")
         uneven, speeds = _grid(path, 96, engines, FEW_STEPS, uneven=True)
         spec = simulate(uneven, on, speeds, measured.schedule, path / "spec")
         longest = simulate(uneven, on, speeds, measured.schedule, path / "longest", longest_first=True)
         say(f"{_told(spec)}; longest first {_told(longest)}")
     detail = (
-        f"{_sweep(full)}; and charged with {measured.answers_per_s:.0f} answers/s of the one grading process, no two "
-        f"alike, which is busy {full.grading_busy:.0%} of the time, and {1e3 * measured.handling['completion_s']:.2f} "
-        f"ms of the coordinator's process for a completion; with 8 grading processes {graded.makespan:,.0f} s, "
-        f"{graded.ratio:.2f} of the bound"
+        f"{_sweep(full)}; and charged with {measured.answers_per_s:.0f} answers/s of each of the two grading processes "
+        f"that a coordinator's node of 8 cores has, no two alike, busy {full.grading_busy:.0%} of the time, and "
+        f"{1e3 * measured.handling['completion_s']:.2f} ms of the coordinator's process for a completion; with the 8 "
+        f"of a node of 32 cores {graded.makespan:,.0f} s, {graded.ratio:.2f} of the bound"
     )
     yield makespan_row("scheduling_100_trials_graded", full, full.bound.seconds, detail)
     detail = (
@@ -147,7 +151,7 @@ def first_limit(measured: Measured) -> str:
     mib, processes = _held(measured)
     return (
         f"the first limit is the memory of the node that holds all drivers: {mib:.0f} MiB for each trial at a time, in "
-        f"{processes} processes, so {HEAD_GIB} GiB hold {HEAD_GIB * 1024 / mib:.0f}; then the one grading process, "
+        f"{processes} processes, so {HEAD_GIB} GiB hold {HEAD_GIB * 1024 / mib:.0f}; then a grading process, "
         f"{measured.answers_per_s:.0f} answers/s, {measured.answers_per_s / COMPLETIONS_PER_S:.0f} such engines' (not "
         f"charged here); then the coordinator's process, "
         f"{1 / measured.handling['completion_s'] / COMPLETIONS_PER_S:.0f} engines' completions of 500 tokens"
@@ -218,25 +222,19 @@ def asked_rows(measured: Measured, found: Simulated) -> Iterator[Row]:
 def figure(measured: Measured) -> Iterator[Row]:
     with _memory() as path:
         sweeps, speeds = figure_3(path)
-        found = simulate(together(sweeps), EIGHT_GPUS, speeds, measured.everything, path / "together")
-        first = simulate(sweeps[0], EIGHT_GPUS, speeds, measured.everything, path / "first")
+        costs = measured.everything(int(EIGHT_GPUS.cpus))
+        found = simulate(together(sweeps), EIGHT_GPUS, speeds, costs, path / "together")
+        first = simulate(sweeps[0], EIGHT_GPUS, speeds, costs, path / "first")
         rest = {trial.training_id for trial in sweeps[1].trials} - {each.training_id for each in sweeps[0].trials}
-        second = simulate(sweeps[1], EIGHT_GPUS, speeds, measured.everything, path / "second", rest)
-        growing, _ = figure_3(path, "pool.max_replicas=7")
-        grown = simulate(together(growing), EIGHT_GPUS, speeds, measured.everything, path / "grown")
-        say(f"{_told(found)}; one after the other {_told(first)}, {_told(second)}; growing {_told(grown)}")
+        second = simulate(sweeps[1], EIGHT_GPUS, speeds, costs, path / "second", rest)
+        say(f"{_told(found)}; one after the other {_told(first)}, {_told(second)}")
     detail = (
         f"14 trials, {found.points - 13} checkpoints of 24,272 completions; {SPEEDS}; {found.slots} trials at a time "
-        f"and {found.engines} engine, as the specs and placement have it, bound by {found.bound.what}; as two "
-        f"commands, one after the other: {first.makespan + second.makespan:,.0f} s"
+        f"and one engine, as the specs and placement have it, later up to {found.engines} on the GPUs that trainers "
+        f"leave; the bound is all work on all 8 GPUs; as two commands, one after the other: "
+        f"{first.makespan + second.makespan:,.0f} s"
     )
-    yield makespan_row("scheduling_figure3_8_gpus", found, found.bound.seconds, detail)
-    detail = (
-        f"the same with pool.max_replicas=7: engines take the GPUs that trainers leave, {grown.engines} at the most; "
-        f"the bound is all work on all 8 GPUs, of which the specs' own split takes {found.makespan:,.0f} s, "
-        f"{found.makespan / found.bound_of_all_gpus:.2f} times as long"
-    )
-    yield makespan_row("scheduling_figure3_8_gpus_growing_pool", grown, grown.bound_of_all_gpus, detail)
+    yield makespan_row("scheduling_figure3_8_gpus", found, found.bound_of_all_gpus, detail)
 
 
 def makespan_row(name: str, found: Simulated, bound: float, detail: str) -> Row:

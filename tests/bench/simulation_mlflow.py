@@ -12,6 +12,8 @@ from dft_sweeps.tracking.writer import METRICS_PER_BATCH, MetricRow, Tracker
 STEP_ROWS = 11
 """Of one optimizer step, the smallest request."""
 REPEATED = 60
+WARM_S = 15.0
+"""A server answers when the first of its processes is up; until all are, they take each other's time."""
 
 
 class Taken(NamedTuple):
@@ -39,6 +41,9 @@ def taken(uri: str, artifacts: str | None) -> Taken:
         rows = [MetricRow(f"train/{index % STEP_ROWS}", number * 1000 + index, 0.5, number) for index in range(count)]
         return lambda: tracker.send(run, rows)
 
+    warm = time.monotonic() + WARM_S
+    while time.monotonic() < warm:
+        send(REPEATED, STEP_ROWS)()
     small = median(_seconds(send(number, STEP_ROWS)) for number in range(REPEATED))
     large = median(_seconds(send(number, METRICS_PER_BATCH)) for number in range(REPEATED, REPEATED + REPEATED // 5))
     row_s = max(0.0, large - small) / (METRICS_PER_BATCH - STEP_ROWS)

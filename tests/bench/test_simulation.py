@@ -63,7 +63,7 @@ def test_longest_trials_last_make_a_tail(tmp_path: Path) -> None:
 
 
 def test_figure_3_is_its_14_trials_as_the_specs_place_them(tmp_path: Path) -> None:
-    sweeps, speeds = figure_3(tmp_path, "pool.max_replicas=7")
+    sweeps, speeds = figure_3(tmp_path)
     whole = together(sweeps)
     assert sorted(trial.facts.steps for trial in whole.trials) == [390] * 8 + [781] * 2 + [1562] * 2 + [3125] * 2
     assert {trial.evaluated_steps for trial in whole.trials} == {(0, 390), (0, 781), (0, 1562), (0, 3125)}

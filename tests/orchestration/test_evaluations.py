@@ -229,9 +229,9 @@ def test_lora_checkpoints_that_wait_are_adapters_side_by_side(
 
 
 def test_idle_engines_share_a_checkpoint_s_questions(prepared: PreparedSweep, tmp_path: Path) -> None:
-    one, three = ScriptedPool(), ScriptedPool(replicas=3)
+    one, three, many = ScriptedPool(), ScriptedPool(replicas=3), ScriptedPool(replicas=8)
     results = []
-    for pool in (one, three):
+    for pool in (one, three, many):
         pool.gate.set()
         with evaluations(prepared, tmp_path / str(pool.replicas), pool) as side:
             deadline = time.monotonic() + 20
@@ -240,9 +240,10 @@ def test_idle_engines_share_a_checkpoint_s_questions(prepared: PreparedSweep, tm
                 time.sleep(0.01)
             side.submit("t-1", checkpoint(3), samplings(prepared))
             results += take(side, 1)
-    assert results[0].results == results[1].results
-    assert (one.swaps, three.swaps) == (["step-3"], ["step-3"] * 3)
-    assert (len(one.groups), len(three.groups)) == (1, 3)  # 40 requests, 16 of a shard at least
+    assert results[0].results == results[1].results == results[2].results
+    # 40 requests, 16 of a shard at least: more engines would be kept from others for nothing.
+    assert (one.swaps, three.swaps, many.swaps) == (["step-3"], ["step-3"] * 3, ["step-3"] * 3)
+    assert (len(one.groups), len(three.groups), len(many.groups)) == (1, 3, 3)
 
 
 def test_a_failing_engine_is_tried_again_and_each_failure_is_said(prepared: PreparedSweep, tmp_path: Path) -> None:

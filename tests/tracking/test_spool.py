@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dft_sweeps.tracking.spool import Spool, leftovers, new_spool
+from dft_sweeps.tracking.spool import CHUNK_BYTES, Spool, leftovers, new_spool
 
 
 def lines(spool: Spool, offset: int = 0) -> list[int]:
@@ -43,7 +43,7 @@ def test_spools_come_back_oldest_first(tmp_path: Path) -> None:
 def test_writes_are_read_in_chunks(tmp_path: Path) -> None:
     spool = new_spool(tmp_path)
     for number in range(4):
-        spool.append({"n": number, "text": "x" * 600_000}, durable=False)
+        spool.append({"n": number, "text": "x" * (CHUNK_BYTES * 6 // 10)}, durable=False)
     assert lines(spool) == [0, 1]
     assert [write["n"] for write, _ in spool.after(0, most=None)] == [0, 1, 2, 3]
 
