@@ -37,7 +37,7 @@ def write_questions(directory: Path, count: int) -> Path:
     return path
 
 
-def figure_3(directory: Path, *overrides: str, questions: int = 64) -> tuple[list[PreparedSweep], Speeds]:
+def figure_3(directory: Path, questions: int = 64) -> tuple[list[PreparedSweep], Speeds]:
     """Both sweeps, and speeds at which few questions stand for all 24,272 completions."""
     stand_ins = (
         "trial.model.path=embedded",
@@ -48,7 +48,6 @@ def figure_3(directory: Path, *overrides: str, questions: int = 64) -> tuple[lis
         "trial.evaluation.samplings.sampled.samples=1",
         "trial.evaluation.samplings.sampled.max_new_tokens=112",
         "pool.max_model_len=512",
-        *overrides,
     )
     sweeps = [prepare(load_sweep(SPECS / f"{name}.yaml", stand_ins)) for name in FIGURE_3]
     whole = [replace(sweep, trials=tuple(map(_of_paper, sweep.trials))) for sweep in sweeps]

@@ -132,12 +132,12 @@ def left_on(head: Head) -> list[str]:
     return left + [actor.class_name for actor in actors if actor.state != "DEAD" and actor.class_name not in STAYING]
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 400) -> float:
+def wait_until(holds: Callable[[], object], seconds: float = 300) -> float:
     """Gives the seconds that it took."""
     begun = time.monotonic()
     while not holds():
         assert time.monotonic() - begun < seconds
-        time.sleep(0.2)
+        time.sleep(0.1)
     return time.monotonic() - begun
 
 
