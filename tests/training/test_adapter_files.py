@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -132,16 +131,9 @@ def test_sharded_ranks_write_the_adapter_that_one_rank_writes(tmp_path: Path) ->
     assert [(tmp_path / f"digest-{rank}").read_text() for rank in range(2)] == [expected, ""]
 
 
-def _save_in_group(rank: int, ranks: int, directory: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{directory / 'store'}", rank=rank, world_size=ranks)
-    try:
-        model = tiny_model()
-        add_adapters(model, LORA, seed=0)
-        policy = Ranks.current().shard(Policy(model))
-        canary = make_canary(policy, random_samples(4))
-        digest = save_adapter(policy, "base", canary, directory / "two", Ranks.current())
-        (directory / f"digest-{rank}").write_text(digest)
-    finally:
-        dist.destroy_process_group()
+def _save_in_group(ranks: Ranks, directory: Path) -> None:
+    model = tiny_model()
+    add_adapters(model, LORA, seed=0)
+    policy = ranks.shard(Policy(model))
+    digest = save_adapter(policy, "base", make_canary(policy, random_samples(4)), directory / "two", ranks)
+    (directory / f"digest-{ranks.rank}").write_text(digest)

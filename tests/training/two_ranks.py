@@ -48,10 +48,10 @@ GRADIENT_CASES: dict[str, dict[str, Any]] = {
 """With two ranks the last leaves rank 1 without a sample; in the others one rank has fewer micro-batches."""
 
 
-def start(ranks: int, function: Callable[..., None], directory: Path, timeout_s: float) -> None:
-    """Runs `function(rank, ranks, directory)` in so many processes; raises what the first failing one raised."""
+def start(ranks: int, function: Callable[[Ranks, Path], None], directory: Path, timeout_s: float) -> None:
+    """Runs `function(ranks, directory)` in a group of so many processes; raises what the first failing one raised."""
     context = torch.multiprocessing.start_processes(
-        function, (ranks, directory), nprocs=ranks, join=False, start_method="spawn"
+        _in_group, (ranks, function, directory), nprocs=ranks, join=False, start_method="spawn"
     )
     deadline = time.monotonic() + timeout_s
     try:
@@ -63,17 +63,24 @@ def start(ranks: int, function: Callable[..., None], directory: Path, timeout_s:
             process.join()
 
 
-def run_in_group(rank: int, ranks: int, directory: Path) -> None:
+def _in_group(rank: int, ranks: int, function: Callable[[Ranks, Path], None], directory: Path) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("error", message="FSDP2")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = f"file://{directory / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
     try:
-        results = run_cases(Ranks.current(), directory) | {"shards": _shards(Ranks.current())}
-        torch.save(results, directory / f"results-{rank}.pt")
+        function(Ranks.current(), directory)
     finally:
         dist.destroy_process_group()
+    # Gloo's threads outlive their group. One that drops its last tensor while Python ends aborts the process:
+    # https://github.com/pytorch/pytorch/pull/179291
+    os._exit(0)
+
+
+def run_in_group(ranks: Ranks, directory: Path) -> None:
+    results = run_cases(ranks, directory) | {"shards": _shards(ranks)}
+    torch.save(results, directory / f"results-{ranks.rank}.pt")
 
 
 def run_cases(ranks: Ranks, directory: Path) -> dict[str, Any]:
