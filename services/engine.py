@@ -9,12 +9,13 @@ Failure semantics: after `reload` or `load_adapter` raised anything, or `generat
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 from services.adapter_directory import require_adapter_fits
@@ -24,10 +25,22 @@ from services.weights_directory import read_layout, require_same_layout
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
-    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
 
-    Work = tuple[tuple[int, ...], SamplingParams, LoRARequest | None]
+
+class _Asked(NamedTuple):
+    """A request as vLLM takes it, and where its answer belongs: the name of its adapter and its number under that."""
+
+    name: str | None
+    index: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    adapter: LoRARequest | None
+
+
+Answered = dict[tuple[str | None, int], Any]
+"""vLLM's outputs by name and number."""
 
 
 class CanaryError(RuntimeError):
@@ -52,6 +65,10 @@ class VllmEngine:
         self._request_ids, self._adapter_ids = count(), count(1)
         self._adapters: dict[str, LoRARequest] = {}  # by name, the least recently used first
         self._step_began: float | None = None
+        self._not_begun: deque[_Asked] = deque()
+        self._feeding = Lock()
+        # vLLM may schedule a step ahead, so more than one batch lies ready in it.
+        self._most_fed = settings.max_num_seqs + settings.max_num_seqs // 2
         block_size = self._engine.vllm_config.cache_config.block_size
         self._probe_length = min(block_size + 1, settings.max_model_len - 1)
 
@@ -75,22 +92,38 @@ class VllmEngine:
     ) -> dict[str | None, list[list[Completion]]]:
         """Samples all requests together, each group under the adapter it is keyed by (None: without one).
 
-        The i-th list of a group holds the completions of its i-th request in seed order.
+        The i-th list of a group holds the completions of its i-th request in seed order; none, if that was given back.
 
         Raises ValueError naming the request whose prompt leaves no room in the context, `Cancelled` once the event
         is set. A completion that meets the end of the context ends there with "length".
         """
-        work: list[Work] = []
+        asked: deque[_Asked] = deque()
         for name, requests in groups.items():
             adapter = self._used(name)
             for index, request in enumerate(requests):
                 self._require_room(request.prompt, f"request {index}" + (f" of {name}" if name else ""))
-                work.append((request.prompt, self._sampling(request), adapter))
-        outputs = iter(self._run(work, cancelled))
+                asked.append(_Asked(name, index, request.prompt, self._sampling(request), adapter))
+        self._not_begun = asked
+        found = self._run(asked, cancelled)
         return {
-            name: [[_completion(output) for output in next(outputs).outputs] for _ in requests]
+            name: [
+                [_completion(output) for output in found[name, index].outputs] if (name, index) in found else []
+                for index in range(len(requests))
+            ]
             for name, requests in groups.items()
         }
+
+    @property
+    def not_begun(self) -> int:
+        """Requests of the generation under way that vLLM has not been given yet. For other threads."""
+        return len(self._not_begun)
+
+    def give_back(self, count: int) -> list[tuple[str | None, int]]:
+        """Takes the last requests not begun, so many at most, out of the generation under way: name and number of each.
+        For other threads."""
+        with self._feeding:
+            given = [self._not_begun.pop() for _ in range(min(count, len(self._not_begun)))]
+        return [(asked.name, asked.index) for asked in given]
 
     def require_loadable(self, directory: str, canary: Canary) -> None:
         """Raises ValueError when `reload` of these cannot work: what can be known without touching the engine."""
@@ -106,7 +139,7 @@ class VllmEngine:
         raises: after any error the engine holds nothing usable.
         """
         # Leaves a block of the old weights' attention states in the prefix cache.
-        self._run([(*probe(canary, self._probe_length), None)], Event())
+        self._run(deque([_Asked(None, 0, *probe(canary, self._probe_length), None)]), Event())
         self._adapters.clear()  # as vLLM does when it reloads
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": directory})
         if self._layout.tied and self._settings.device == "cpu":
@@ -154,8 +187,12 @@ class VllmEngine:
 
     def _require_canary(self, canary: Canary, directory: str, adapter: LoRARequest | None) -> float:
         """Compares prompt log-probabilities with the canary's, and the cached path with the uncached one."""
-        work: list[Work] = [(*question, adapter) for question in questions(canary, self._probe_length)]
-        difference, stale = differences(canary, self._run(work, Event()))
+        asked = [
+            _Asked(None, index, *question, adapter)
+            for index, question in enumerate(questions(canary, self._probe_length))
+        ]
+        found = self._run(deque(asked), Event())
+        difference, stale = differences(canary, [found[None, index] for index in range(len(asked))])
         tolerance = self._settings.canary_tolerance
         if not difference <= tolerance or not stale <= tolerance:
             raise CanaryError(
@@ -196,25 +233,38 @@ class VllmEngine:
         if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise ValueError(f"{what}: token ids must lie in [0, {vocabulary})")
 
-    def _run(self, work: Sequence[Work], cancelled: Event) -> list[RequestOutput]:
-        """Steps the engine until every request is finished; outputs are in the order of `work`."""
-        from vllm.inputs import tokens_input
-
-        ids = [str(next(self._request_ids)) for _ in work]
-        finished: dict[str, Any] = {}
+    def _run(self, asked: deque[_Asked], cancelled: Event) -> Answered:
+        """Gives vLLM what is asked, first things first, as it has room, and steps it until all of that is finished."""
+        under_way: dict[str, _Asked] = {}
+        found: Answered = {}
         try:
-            for request_id, (prompt, sampling, adapter) in zip(ids, work, strict=True):
-                self._engine.add_request(request_id, tokens_input(list(prompt)), sampling, lora_request=adapter)
-            while self._engine.has_unfinished_requests():
+            while True:
+                self._feed(asked, under_way)
+                if not under_way:
+                    return found
                 if cancelled.is_set():
-                    raise Cancelled(f"generation of {len(work)} requests was cancelled")
+                    raise Cancelled(f"generation of {len(under_way) + len(asked)} requests was cancelled")
                 self._step_began = monotonic()
-                finished.update((output.request_id, output) for output in self._engine.step() if output.finished)
+                for output in self._engine.step():
+                    if output.finished:
+                        done = under_way.pop(output.request_id)
+                        found[done.name, done.index] = output
         finally:
             self._step_began = None
-            if len(finished) < len(work):
-                self._engine.abort_request(ids)
-        return [finished[request_id] for request_id in ids]
+            asked.clear()
+            if under_way:
+                self._engine.abort_request(list(under_way))
+
+    def _feed(self, asked: deque[_Asked], under_way: dict[str, _Asked]) -> None:
+        """Fills vLLM's queue, so that its batch stays full, and no further: what waits here can be given back."""
+        from vllm.inputs import tokens_input
+
+        with self._feeding:
+            while asked and self._engine.get_num_unfinished_requests() < self._most_fed:
+                request_id, each = str(next(self._request_ids)), asked.popleft()
+                under_way[request_id] = each
+                prompt = tokens_input(list(each.prompt))
+                self._engine.add_request(request_id, prompt, each.sampling, lora_request=each.adapter)
 
 
 def _completion(output: CompletionOutput) -> Completion:

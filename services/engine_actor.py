@@ -157,7 +157,8 @@ class EngineActor:
     ) -> dict[str, list[list[Completion]]]:
         """Samples each group of requests from the weights, or the adapter on them, that it is keyed by, all together.
 
-        Raises EngineError when the engine holds no such weights, ValueError for a request that cannot be served.
+        A request that is given back meanwhile (`give_back`) has no completions. Raises EngineError when the engine
+        holds no such weights, ValueError for a request that cannot be served.
         """
         async with self._turn:
             lease = self._require_usable(lease_id)
@@ -177,6 +178,22 @@ class EngineActor:
                 raise _lease_ended(lease_id) from error
             self._broken = None
             return {name or self._weights_digest: group for name, group in completions.items()}
+
+    async def not_begun(self, lease_id: str) -> int:
+        """How many requests of the lease's generation under way can be given back."""
+        return self._engine.not_begun if self._is_open(lease_id) else 0
+
+    async def give_back(self, lease_id: str, count: int) -> list[tuple[str, int]]:
+        """Takes so many requests, the last ones, out of the lease's generation under way; fewer, where fewer are not
+        begun. Each is named by the digest it was asked for and its number in that group.
+        """
+        if not self._is_open(lease_id):
+            return []
+        digest = self._weights_digest
+        return [(name or digest or "", index) for name, index in self._engine.give_back(count)]
+
+    def _is_open(self, lease_id: str) -> bool:
+        return self._lease is not None and self._lease.lease_id == lease_id
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Raises EngineError when a decoding step of the work does not end; it is left to end with the process."""

@@ -57,12 +57,24 @@ class Engine:
     def generate_of(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[list[Completion]]]:
         """Samples requests for several weights in one batch: the weights swapped in and adapters put on them.
 
-        Keys are digests, in the answer as well (see `EngineActor.generate`).
+        Keys are digests, in the answer as well (see `EngineActor.generate`). What is given back from another thread
+        meanwhile has no completions.
         """
         work = {digest: tuple(requests) for digest, requests in groups.items()}
         completions: dict[str, list[list[Completion]]] = self._call(self._actor.generate, work)
         assert completions.keys() == work.keys(), f"answered with weights {set(completions)}, not {set(work)}"
         return completions
+
+    def not_begun(self) -> int:
+        """Requests of the generation under way that can be given back."""
+        count: int = self._call(self._actor.not_begun)
+        return count
+
+    def give_back(self, count: int) -> list[tuple[str, int]]:
+        """Takes so many requests, or as many as are not begun, out of the generation under way, from its end (see
+        `EngineActor.give_back`)."""
+        given: list[tuple[str, int]] = self._call(self._actor.give_back, count)
+        return given
 
     def release(self) -> None:
         """Ends the lease; whatever it still has running on the engine is cancelled."""

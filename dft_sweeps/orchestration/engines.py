@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Protocol
 
 from dft_sweeps.data.prompt_templates import Prompts
-from dft_sweeps.evaluation.evaluate import Task, generate_tasks
+from dft_sweeps.evaluation.evaluate import Answers, Groups, Task, generate_tasks
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.results import Completions
 from dft_sweeps.orchestration.mailbox import Checkpoint
-from dft_sweeps.orchestration.shards import LeasedEngine, ask_engines, most_shards
+from dft_sweeps.orchestration.shards import FEWEST_REQUESTS, LeasedEngine, Shards, most_engines
 
 SPARE_S = 1.0
 """How long an engine is waited for beside the one that is leased: one that nobody uses comes in much less."""
@@ -64,6 +64,8 @@ class Engines:
         self._leased: set[LeasedEngine] = set()
         self._waiting = 0
         """Threads that wait for an engine."""
+        self._known = pool.fewest
+        """Engines that are up, as far as is known: so many were leased at once."""
         self._closed = False
         self.base: Checkpoint | None = None
         """The model that adapters are put on, once it is known."""
@@ -72,19 +74,25 @@ class Engines:
         """How many checkpoints like this one an engine holds at a time."""
         return self._pool.adapters if self._adapter(checkpoint) else 1
 
-    def sample(self, checkpoints: Sequence[Checkpoint], tasks: Sequence[Task], idle: int) -> Sampled:
+    def sample(self, checkpoints: Sequence[Checkpoint], tasks: Sequence[Task], wanted: Callable[[], bool]) -> Sampled:
         """Samples tasks from the weights of these checkpoints: one, or several adapters.
 
+        Engines that nobody uses take part, from the start or, once they become free, from then on.
+
         Args:
-            idle: engines that nobody else needs, as far as is known.
+            wanted: whether other checkpoints wait for an engine; then none but the first one is taken.
         """
-        shards = most_shards(sum(len(task.benchmark.questions) for task in tasks))
-        with self._engines(min(idle, shards - 1, self._pool.fewest - 1)) as engines:
+        most = most_engines(sum(len(task.benchmark.questions) for task in tasks))
+        with self._engines(most, wanted) as engines:
             started = time.monotonic()
             with ThreadPoolExecutor(len(engines)) as threads:
                 list(threads.map(partial(self._put_on, checkpoints), engines))
             swap_seconds = time.monotonic() - started
-            ask = partial(ask_engines, engines, failed=self._say)
+
+            def ask(groups: Groups) -> Answers:
+                shards = Shards(groups, self._say)
+                return shards.asked_of(engines, partial(self._find_help, shards, checkpoints, wanted))
+
             return Sampled(generate_tasks(ask, tasks, self._prompts, self._graders), started, swap_seconds)
 
     @property
@@ -122,15 +130,36 @@ class Engines:
         return directory if self._pool.adapters and self.base is not None and directory.is_dir() else None
 
     @contextmanager
-    def _engines(self, more: int) -> Iterator[list[LeasedEngine]]:
-        """An engine, and so many more if they come at once: whoever holds one must not wait for another, or two, of
-        this sweep or of several on one pool, might wait for each other's."""
+    def _engines(self, most: int, wanted: Callable[[], bool]) -> Iterator[list[LeasedEngine]]:
+        """An engine, and more if they come at once: whoever holds one must not wait for another, or two, of this sweep
+        or of several on one pool, might wait for each other's."""
         with ExitStack() as leases:
             engines = [leases.enter_context(self._lease())]
             with suppress(TimeoutError):
-                while len(engines) <= more:
+                while len(engines) < most and self._spare(wanted):
                     engines.append(leases.enter_context(self._lease(SPARE_S)))
             yield engines
+
+    def _find_help(self, shards: Shards, checkpoints: Sequence[Checkpoint], wanted: Callable[[], bool]) -> None:
+        """Lets one more engine take part, if one is spare and there is enough to be begun."""
+        if self._spare(wanted) and shards.not_begun() >= 2 * FEWEST_REQUESTS:
+            threading.Thread(target=self._help, args=(shards, checkpoints), name="helping engine", daemon=True).start()
+
+    def _help(self, shards: Shards, checkpoints: Sequence[Checkpoint]) -> None:
+        try:
+            with self._lease(SPARE_S) as engine:
+                self._put_on(checkpoints, engine)
+                shards.help(engine)
+        except TimeoutError:
+            pass  # another was faster
+        except Exception as error:  # whatever an engine, its process or Ray raises: the others go on without it
+            if not self._closed:
+                self._say(f"an engine that was to help failed: {error}")
+
+    def _spare(self, wanted: Callable[[], bool]) -> bool:
+        """Whether an engine is up, as far as is known, that nobody uses or waits for."""
+        with self._lock:
+            return self._known > len(self._leased) + self._waiting and not wanted()
 
     @contextmanager
     def _lease(self, wait_s: float | None = None) -> Iterator[LeasedEngine]:
@@ -141,6 +170,7 @@ class Engines:
                 if self._closed:
                     raise RuntimeError("an engine came after the end")
                 self._leased.add(engine)
+                self._known = max(self._known, len(self._leased))
             try:
                 yield engine
             finally:

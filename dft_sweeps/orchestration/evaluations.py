@@ -98,8 +98,8 @@ class Evaluations:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._pending: dict[tuple[str, Samplings], _Work] = {}
-        self._idle = 0
-        """Threads that wait for work, so engines that nobody leases."""
+        self._preparing = 0
+        """Threads that look up what is to be generated, and may want an engine for it."""
         self._closed = threading.Event()
         self.landed: queue.SimpleQueue[Evaluated | AttemptFailed] = queue.SimpleQueue()
         self._threads = [
@@ -149,16 +149,8 @@ class Evaluations:
 
     def _serve(self) -> None:
         """One engine's thread: leases while there is work, so that nothing holds an engine idle."""
-        while (work := self._next()) is not None and not self._closed.is_set():
+        while (work := self._queue.get().work) is not None and not self._closed.is_set():
             self._attempt([work, *self._beside(work)], self._generate)
-
-    def _next(self) -> _Work | None:
-        with self._lock:
-            self._idle += 1
-        work = self._queue.get().work
-        with self._lock:
-            self._idle -= 1
-        return work
 
     def _beside(self, work: _Work) -> list[_Work]:
         """Work that waits and can be done on the same engine at the same time. What failed before is done alone, lest
@@ -209,19 +201,29 @@ class Evaluations:
                 locks.enter_context(generation_lock(self._store.root, digest, self._closed))
             if self._closed.is_set():
                 return
-            missing = [(work, tasks) for work in works if (tasks := self._missing(work))]
+            with self._lock:
+                self._preparing += 1
+            try:
+                missing = [(work, tasks) for work in works if (tasks := self._missing(work))]
+            finally:
+                with self._lock:
+                    self._preparing -= 1
             if missing:
                 asked = [work for work, _ in missing]
                 # Works of equal weights, or samplings of two names, may want the same.
                 distinct = {id_: task for _, tasks in missing for id_, task in tasks.items()}
-                others = self._idle if self._queue.empty() else 0
-                done = self._engines.sample([work.checkpoint for work in asked], list(distinct.values()), others)
+                checkpoints = [work.checkpoint for work in asked]
+                done = self._engines.sample(checkpoints, list(distinct.values()), self._any_waits)
                 for work in asked:
                     work.started, work.swap_seconds = done.started, done.swap_seconds
                 for completions in done.completions:
                     self._store.save_completions(completions)
         for work in works:
             self._generated.put(work)
+
+    def _any_waits(self) -> bool:
+        """Whether some work wants an engine of its own."""
+        return self._preparing > 0 or not self._queue.empty()
 
     def _missing(self, work: _Work) -> dict[str, Task]:
         """What is to be generated, by the id of its evaluation."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import queue
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ from tests.bench.simulation_clock import Clock, Lock, SimpleQueue, Thread
 
 CONTROL_S = 1.0
 """How often Serve looks at the load (`metrics_interval_s` of the pool)."""
+BATCHES = 32
+"""In which an engine answers what it is asked at a time; another engine can take over what is in none yet."""
 ANSWER = (7,)
 
 
@@ -193,7 +196,8 @@ class Actor:
     def __init__(self, clock: Clock, serve: Serve, speeds: Speeds, costs: Costs, process: Lock) -> None:
         self._clock, self._serve, self._speeds, self._costs, self._process = clock, serve, speeds, costs, process
         self.lease_id, self.since, self._digest = "", 0.0, ""
-        for name in ("swap", "adapt", "generate", "release_lease", "renew_lease"):
+        self._waiting: deque[tuple[str, int, Request]] = deque()
+        for name in ("swap", "adapt", "generate", "not_begun", "give_back", "release_lease", "renew_lease"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     def open(self, lease_id: str, now: float) -> None:
@@ -212,19 +216,33 @@ class Actor:
         raise AssertionError("no adapters here")
 
     def _generate(self, lease_id: str, groups: Mapping[str, Sequence[Request]]) -> Callable[[], Any]:
-        """The engine's time, then that of the caller's process, which one thread has at a time."""
-        count = self._speeds.standing_for * sum(request.n for requests in groups.values() for request in requests)
+        """The engine's time, batch by batch, then that of the caller's process, which one thread has at a time."""
+        answer = Completion(ANSWER, (-0.5,), "length")
 
         def work() -> dict[str, list[list[Completion]]]:
-            self._clock.sleep(count / self._speeds.completions_per_s)
-            self._check(lease_id)
+            found: dict[str, list[list[Completion]]] = {key: [[] for _ in asked] for key, asked in groups.items()}
+            self._waiting.extend((key, *each) for key, asked in groups.items() for each in enumerate(asked))
+            batch, completions = -(-len(self._waiting) // BATCHES), 0.0
+            while self._waiting:
+                begun = [self._waiting.popleft() for _ in range(min(batch, len(self._waiting)))]
+                count = self._speeds.standing_for * sum(request.n for _, _, request in begun)
+                completions += count
+                self._clock.sleep(count / self._speeds.completions_per_s)
+                self._check(lease_id)
+                for digest, number, request in begun:
+                    found[digest][number] = [answer] * request.n
             if self._costs.completion_s:
                 with self._process:
-                    self._clock.sleep(count * self._costs.completion_s)
-            answer = Completion(ANSWER, (-0.5,), "length")
-            return {digest: [[answer] * each.n for each in requests] for digest, requests in groups.items()}
+                    self._clock.sleep(completions * self._costs.completion_s)
+            return found
 
         return work
+
+    def _not_begun(self, lease_id: str) -> Callable[[], int]:
+        return lambda: len(self._waiting)
+
+    def _give_back(self, lease_id: str, count: int) -> Callable[[], list[tuple[str, int]]]:
+        return lambda: [self._waiting.pop()[:2] for _ in range(min(count, len(self._waiting)))]
 
     def _renew_lease(self, lease_id: str) -> None:
         """Answers nobody."""

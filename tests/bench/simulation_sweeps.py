@@ -37,7 +37,7 @@ def write_questions(directory: Path, count: int) -> Path:
     return path
 
 
-def figure_3(directory: Path, questions: int = 64) -> tuple[list[PreparedSweep], Speeds]:
+def figure_3(directory: Path, questions: int = 1517) -> tuple[list[PreparedSweep], Speeds]:
     """Both sweeps, and speeds at which few questions stand for all 24,272 completions."""
     stand_ins = (
         "trial.model.path=embedded",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Callable, Mapping, Sequence
 
 from dft_sweeps.evaluation.benchmarks import Benchmark
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
@@ -33,11 +31,6 @@ class ScoredPool(ScriptedPool):
         self._answers = [tuple(tokenizer(f"\\boxed{{{q.answer}}}")["input_ids"]) for q in benchmark.questions]
         self._right, self._turn = right, turn
         self._trial = ""
-
-    @contextmanager
-    def lease(self, wait_s: float | None = None) -> Iterator[ScoredPool]:
-        with super().lease(wait_s):
-            yield copy(self)  # an engine of its own, with weights of its own
 
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
         super().swap(directory, weights_digest, canary)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
+from itertools import repeat
 
 from dft_sweeps.evaluation.generator import Canary, Completion, Request
 
 
 class ScriptedPool:
-    """One engine that answers every prompt with one token, after `gate` opens; its first `failures` swaps fail."""
+    """Engines that answer every prompt with one token, after `gate` opens; the first `failures` swaps fail."""
 
     def __init__(self, failures: int = 0, replicas: int = 1, adapters: int = 0) -> None:
         self.adapters = adapters
         self.replicas = self.fewest = replicas
         self.asked, self.gate = threading.Event(), threading.Event()
-        self.failures = failures
+        self._failures = repeat(None, failures)
         self.swaps: list[str] = []
         self.adapted: list[str] = []
         self.groups: list[set[str]] = []
@@ -27,12 +29,11 @@ class ScriptedPool:
     def lease(self, wait_s: float | None = None) -> Iterator[ScriptedPool]:
         self.asked.set()
         self.gate.wait(10)
-        yield self
+        yield copy(self)  # an engine of its own, with weights of its own
 
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
         self.swaps.append(directory)
-        if self.failures:
-            self.failures -= 1
+        for _ in self._failures:
             raise RuntimeError("the engine's process died")
         self.weights_digest = weights_digest
 
@@ -41,6 +42,12 @@ class ScriptedPool:
 
     def release(self) -> None:
         pass
+
+    def not_begun(self) -> int:
+        return 0
+
+    def give_back(self, count: int) -> list[tuple[str, int]]:
+        return []
 
     def generate_of(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[list[Completion]]]:
         self.groups.append(set(groups))

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import IO, Any
 
@@ -17,7 +18,10 @@ import pytest
 import ray
 from ray import serve
 
+from dft_sweeps.evaluation.evaluate import Answers, Groups
 from dft_sweeps.evaluation.generator import Canary, Request
+from dft_sweeps.orchestration import shards as sharing
+from dft_sweeps.orchestration.shards import Shards
 from services.engine_actor import EngineError
 from services.lease import Engine
 from services.pool import Pool, PoolError, PoolSettings, engine_nodes, start_pool
@@ -163,6 +167,25 @@ def test_lease_of_a_dead_owner_ends_and_its_generation_with_it(pool: Pool, check
         require_works(engine, checkpoints[1])
 
 
+def test_what_is_not_begun_can_be_given_back(pool: Pool, checkpoints: list[Checkpoint]) -> None:
+    requests = sampled(random_prompts(300, 10, seed=2), temperature=1.0, max_new_tokens=100)
+    with pool.lease() as engine, ThreadPoolExecutor() as threads:
+        require_works(engine, checkpoints[0])
+        assert (engine.not_begun(), engine.give_back(10)) == (0, [])
+        running = threads.submit(engine.generate, requests)
+        while not (most := engine.not_begun()):
+            time.sleep(0.01)
+        assert most <= len(requests) - ENGINE.max_num_seqs
+        assert engine.give_back(50) == [(checkpoints[0].digest, number) for number in reversed(range(250, 300))]
+        assert 0 < engine.not_begun() <= most - 50
+        rest = engine.give_back(1000)
+        answers = running.result(timeout=60)
+        assert [number for number, found in enumerate(answers) if not found] == list(range(250 - len(rest), 300))
+        assert all(len(found) == 1 for found in answers[: 250 - len(rest)])
+        assert (engine.not_begun(), engine.give_back(10)) == (0, [])
+        assert all(engine.generate(requests[250:]))
+
+
 def test_engines_say_where_they_lie(pool: Pool) -> None:
     assert [node for name, node in engine_nodes() if name == pool.name] == [ray.get_runtime_context().get_node_id()]
 
@@ -174,9 +197,10 @@ def test_lease_on_a_pool_that_is_not_there(cluster: None, pool: Pool) -> None:
 
 @pytest.mark.slow
 def test_pool_grows_with_the_open_leases_and_shrinks_without_ending_one(
-    cluster: None, checkpoints: list[Checkpoint]
+    cluster: None, checkpoints: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Serve stops the newest replica first, here the one whose lease goes on."""
+    monkeypatch.setattr(sharing, "LOOK_S", 0.1)
     settings = PoolSettings(ENGINE, max_replicas=2, num_cpus=0.0, downscale_delay_s=10.0, name="growing")
     pool = start_pool(settings, checkpoints[0].directory)
     assert (pool.replicas, _running("growing")) == (2, 1)
@@ -189,6 +213,7 @@ def test_pool_grows_with_the_open_leases_and_shrinks_without_ending_one(
             surplus = _process_id(second)
             assert surplus != _process_id(first)
             assert _running("growing") == 2
+            _require_shared(first, second, checkpoints[0], monkeypatch)
             older.close()
             _wait_for_running("growing", 1, seconds=90)
             time.sleep(10)
@@ -201,6 +226,25 @@ def test_pool_grows_with_the_open_leases_and_shrinks_without_ending_one(
         assert time.monotonic() - started < 20
         with pytest.raises(EngineError):
             require_works(engine, checkpoints[1])
+
+
+def _require_shared(first: Engine, second: Engine, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second engine takes over some of what the first was asked, and together they answer as the first alone."""
+    for engine in (first, second):
+        require_works(engine, checkpoint)
+    requests = sampled(random_prompts(600, 10, seed=3), max_new_tokens=60)
+    shards = Shards({checkpoint.digest: requests}, pytest.fail)
+    helping = threading.Thread(target=shards.help, args=(second,), daemon=True)
+    asked_of_second: list[int] = []
+
+    def generate_of(groups: Groups) -> Answers:
+        asked_of_second.append(sum(map(len, groups.values())))
+        return Engine.generate_of(second, groups)
+
+    monkeypatch.setattr(second, "generate_of", generate_of)
+    together = shards.asked_of([first], lambda: None if helping.ident else helping.start())[checkpoint.digest]
+    assert sum(asked_of_second) > 100
+    assert [c.token_ids for [c] in together] == [c.token_ids for [c] in first.generate(requests)]
 
 
 def _running(name: str) -> int:
