@@ -99,7 +99,7 @@ class VllmEngine:
         """
         asked: deque[_Asked] = deque()
         for name, requests in groups.items():
-            adapter = self._used(name)
+            adapter = self.use(name)
             for index, request in enumerate(requests):
                 self._require_room(request.prompt, f"request {index}" + (f" of {name}" if name else ""))
                 asked.append(_Asked(name, index, request.prompt, self._sampling(request), adapter))
@@ -173,7 +173,7 @@ class VllmEngine:
         self._adapters[name] = adapter
         return self._require_canary(canary, directory, adapter)
 
-    def _used(self, name: str | None) -> LoRARequest | None:
+    def use(self, name: str | None) -> LoRARequest | None:
         """The adapter of this name, from now on the most recently used one."""
         if name is None:
             return None

@@ -143,6 +143,7 @@ class EngineActor:
             if weights_digest == base_digest:
                 raise ValueError(f"{directory}: an adapter cannot have the digest of its base, {base_digest}")
             if weights_digest in self._engine.adapters:
+                self._engine.use(weights_digest)
                 return SwapReport(0.0, self._canary_differences[weights_digest])
             started = time.perf_counter()
             await self._in_thread(self._engine.require_loadable_adapter, directory, canary)

@@ -44,14 +44,15 @@ class Accounts:
         if measured is not None:
             self._runs.tag_measured(training_id, measured)
 
-    def afford(self, running: Collection[TrialState]) -> bool:
-        """Counts what these trials, which have not ended, hold from now on. False once the budget is used up: they are
+    def afford(self, running: Collection[TrialState], leased: int) -> bool:
+        """Counts what these trials, which have not ended, and engines hold from now on: those that are leased or, where
+        that is more, one for each checkpoint that waits. False once the budget is used up: they are
         then failed with that as their reason; what they have on storage stays."""
         if self._spending is None:
             self._spending = Spending(self._prepared.sweep.spec, self._runs.used)
         spec = self._prepared.sweep.spec
         waiting = sum(len(state.outstanding) for state in running)
-        engines = min(max(waiting, spec.pool.replicas), spec.pool.max_replicas or spec.pool.replicas)
+        engines = min(max(waiting, leased, spec.pool.replicas), spec.pool.max_replicas or spec.pool.replicas)
         self._spending.holds(min(self.concurrent, sum(not state.trained for state in running)), engines)
         if exhausted := self._spending.exhausted:
             self._say("sweep", exhausted)

@@ -129,7 +129,9 @@ class Coordinator:
         self._accounts.concurrent = concurrent
         halving, tune_files = self._schedule.halving, self._storage / "ray" / "tune"
         with training(jobs, mailbox, concurrent, tune_files, self._training_ended, halving):
-            while (running := [s for s in self._states.values() if not s.ended]) and self._accounts.afford(running):
+            while running := [state for state in self._states.values() if not state.ended]:
+                if not self._accounts.afford(running, evaluations.leased):
+                    break
                 # What had ended before this look into the mailbox has put all its events there.
                 ended = _all(self._training_ended)
                 events, landed = take_events(mailbox, POLL_S), _all(evaluations.landed)
@@ -138,7 +140,7 @@ class Coordinator:
                 if events or landed:
                     silence.broken()
                 self._schedule.tell(mailbox, running, evaluations.lacking)
-                silence.warn(running, evaluations.leasing)
+                silence.warn(running, evaluations.leased > 0)
                 silence.warn_of_trials(self._schedule.under_way(running))
 
     def _pass(

@@ -19,7 +19,7 @@ from dft_sweeps.evaluation.evaluate import Answers, Groups, Task, generate_tasks
 from dft_sweeps.evaluation.grading import GraderPool
 from dft_sweeps.evaluation.results import Completions
 from dft_sweeps.orchestration.mailbox import Checkpoint
-from dft_sweeps.orchestration.shards import FEWEST_REQUESTS, LeasedEngine, Shards, most_engines
+from dft_sweeps.orchestration.shards import LeasedEngine, Shards, most_engines
 
 SPARE_S = 1.0
 """How long an engine is waited for beside the one that is leased: one that nobody uses comes in much less."""
@@ -65,7 +65,7 @@ class Engines:
         self._waiting = 0
         """Threads that wait for an engine."""
         self._known = pool.fewest
-        """Engines that are up, as far as is known: so many were leased at once."""
+        """Engines that are up, as far as is known: so many were leased at once since one was waited for in vain."""
         self._closed = False
         self.base: Checkpoint | None = None
         """The model that adapters are put on, once it is known."""
@@ -80,7 +80,7 @@ class Engines:
         Engines that nobody uses take part, from the start or, once they become free, from then on.
 
         Args:
-            wanted: whether other checkpoints wait for an engine; then none but the first one is taken.
+            wanted: whether other checkpoints wait for an engine; then no further one takes part.
         """
         most = most_engines(sum(len(task.benchmark.questions) for task in tasks))
         with self._engines(most, wanted) as engines:
@@ -96,10 +96,10 @@ class Engines:
             return Sampled(generate_tasks(ask, tasks, self._prompts, self._graders), started, swap_seconds)
 
     @property
-    def leasing(self) -> bool:
-        """Whether an engine is leased now."""
+    def leased(self) -> int:
+        """Engines that are leased now."""
         with self._lock:
-            return bool(self._leased)
+            return len(self._leased)
 
     @property
     def lacking(self) -> bool:
@@ -141,20 +141,14 @@ class Engines:
             yield engines
 
     def _find_help(self, shards: Shards, checkpoints: Sequence[Checkpoint], wanted: Callable[[], bool]) -> None:
-        """Lets one more engine take part, if one is spare and there is enough to be begun."""
-        if self._spare(wanted) and shards.not_begun() >= 2 * FEWEST_REQUESTS:
-            threading.Thread(target=self._help, args=(shards, checkpoints), name="helping engine", daemon=True).start()
+        if self._spare(wanted):
+            shards.find_help(partial(self._helping, checkpoints), wanted)
 
-    def _help(self, shards: Shards, checkpoints: Sequence[Checkpoint]) -> None:
-        try:
-            with self._lease(SPARE_S) as engine:
-                self._put_on(checkpoints, engine)
-                shards.help(engine)
-        except TimeoutError:
-            pass  # another was faster
-        except Exception as error:  # whatever an engine, its process or Ray raises: the others go on without it
-            if not self._closed:
-                self._say(f"an engine that was to help failed: {error}")
+    @contextmanager
+    def _helping(self, checkpoints: Sequence[Checkpoint]) -> Iterator[LeasedEngine]:
+        with self._lease(SPARE_S) as engine:
+            self._put_on(checkpoints, engine)
+            yield engine
 
     def _spare(self, wanted: Callable[[], bool]) -> bool:
         """Whether an engine is up, as far as is known, that nobody uses or waits for."""
@@ -165,7 +159,7 @@ class Engines:
     def _lease(self, wait_s: float | None = None) -> Iterator[LeasedEngine]:
         with ExitStack() as lease:
             with self._wait():
-                engine = lease.enter_context(self._pool.lease(wait_s))
+                engine = self._leased_within(lease, wait_s)
             with self._lock:
                 if self._closed:
                     raise RuntimeError("an engine came after the end")
@@ -176,6 +170,14 @@ class Engines:
             finally:
                 with self._lock:
                     self._leased.discard(engine)
+
+    def _leased_within(self, lease: ExitStack, wait_s: float | None) -> LeasedEngine:
+        try:
+            return lease.enter_context(self._pool.lease(wait_s))
+        except TimeoutError:  # ended, or lent to others: asking again and again would make the pool start further ones
+            with self._lock:
+                self._known = len(self._leased)
+            raise
 
     @contextmanager
     def _wait(self) -> Iterator[None]:

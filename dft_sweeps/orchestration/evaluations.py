@@ -124,9 +124,9 @@ class Evaluations:
         self._put(checkpoint.step, work)
 
     @property
-    def leasing(self) -> bool:
-        """Whether an engine works for this process now."""
-        return self._engines.leasing
+    def leased(self) -> int:
+        """Engines that work for this process now."""
+        return self._engines.leased
 
     @property
     def lacking(self) -> bool:

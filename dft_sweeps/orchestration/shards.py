@@ -8,7 +8,9 @@ others. So nothing is lost and nothing counted twice.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +20,7 @@ from dft_sweeps.evaluation.generator import Canary, Completion, Request
 FEWEST_REQUESTS = 16
 """That are worth an engine, or to be taken over: fewer leave much of its batch empty."""
 LOOK_S = 5.0
-"""How often help is looked for while engines are at work."""
+"""How often more engines are looked for while some are at work."""
 WAIT_S = 1.0
 """How long an engine without work waits before it asks the others again."""
 
@@ -56,14 +58,14 @@ class _Share:
 
     places: dict[str, list[Place]]
     """By digest, in the order of the call."""
-    given: set[Place] = field(default_factory=set)
-    """What another engine took over."""
+    settled: set[Place] = field(default_factory=set)
+    """What it has answered, or another engine has taken over."""
     takers: int = 0
     """Engines that are about to take over some of it."""
 
     @property
-    def kept(self) -> list[Place]:
-        return [place for places in self.places.values() for place in places if place not in self.given]
+    def left(self) -> list[Place]:
+        return [place for places in self.places.values() for place in places if place not in self.settled]
 
 
 class Shards:
@@ -81,6 +83,8 @@ class Shards:
         """Of the engines that are at work."""
         self._free = 0
         """Engines that take part and are not at work."""
+        self._coming = 0
+        """Engines that may soon take part."""
         self._changed = threading.Condition()
         self._errors: list[Exception] = []
 
@@ -89,15 +93,15 @@ class Shards:
 
         Args:
             engines: hold the weights asked for.
-            look: called every `LOOK_S`, to find engines that `help` meanwhile.
+            look: called every `LOOK_S`, to `find_help`.
 
         Raises:
             Exception: an engine's error, when all engines have failed.
         """
         self._free = len(engines)
         for engine in engines:
-            threading.Thread(target=self._work, args=(engine, True), daemon=True).start()
-        while self._wait_for_end(LOOK_S):
+            threading.Thread(target=self._work, args=(engine,), daemon=True).start()
+        while not self._ended(LOOK_S):
             look()
         if self._unasked:
             raise self._errors[-1]
@@ -105,85 +109,110 @@ class Shards:
             self._failed(f"an engine failed, and others took its questions: {error}")
         return self._answers
 
-    def help(self, engine: LeasedEngine) -> None:
-        """Lets one more engine that holds the weights take part, until nothing is left for it to begin."""
-        with self._changed:
-            if not self._shares:
-                return
-            self._free += 1
-        self._work(engine, False)
+    def find_help(self, lease: Callable[[], AbstractContextManager[LeasedEngine]], wanted: Callable[[], bool]) -> None:
+        """Lets one more engine take part, in a thread of its own, if there is enough to begin for all that may come
+        and no engine has failed: the next might fail of the same questions.
 
-    def not_begun(self) -> int:
-        """The most requests that any one engine has not begun."""
-        return max((count for count, _ in self._all_not_begun()), default=0)
+        Args:
+            lease: lends an engine that holds the weights; raises TimeoutError where none is free.
+            wanted: whether others want the engine. It then leaves once it is through with its share.
+        """
+        enough = 2 * FEWEST_REQUESTS * (1 + self._coming)
+        if not self._errors and max(len(self._unasked), self._most_not_begun()[0]) >= enough:
+            with self._changed:
+                self._coming += 1
+            threading.Thread(target=self._helped, args=(lease, wanted), name="helping engine", daemon=True).start()
 
-    def _wait_for_end(self, seconds: float) -> bool:
-        """Whether engines still take part once these have passed."""
-        with self._changed:
-            if self._shares or self._free:
-                self._changed.wait(seconds)
-            return bool(self._shares or self._free)
-
-    def _work(self, engine: LeasedEngine, to_the_end: bool) -> None:
-        """One engine's part. `to_the_end`: one without work stays, lest another's share comes back."""
+    def _helped(self, lease: Callable[[], AbstractContextManager[LeasedEngine]], wanted: Callable[[], bool]) -> None:
+        came = False
         try:
-            while (share := self._next(engine, to_the_end)) is not None:
+            with lease() as engine:
+                came = True
+                if self._takes_in():
+                    self._work(engine, wanted)
+        except TimeoutError:
+            pass
+        except Exception as error:  # whatever an engine, its process or Ray raises: the others go on without it
+            self._errors.append(error)
+        if not came:
+            with self._changed:
+                self._coming -= 1
+
+    def _takes_in(self) -> bool:
+        """Counts one more engine in, unless all have ended."""
+        with self._changed:
+            self._coming -= 1
+            here = bool(self._shares or self._free)
+            self._free += here
+            return here
+
+    def _ended(self, seconds: float) -> bool:
+        """Whether no engine takes part any more; waits for that for so many seconds."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while (self._shares or self._free) and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return not (self._shares or self._free)
+
+    def _work(self, engine: LeasedEngine, wanted: Callable[[], bool] | None = None) -> None:
+        """One engine's part: to the end or, for one that helps, until it is wanted or there is nothing to begin."""
+        try:
+            while (share := self._next(engine, wanted)) is not None:
                 answers = engine.generate_of(
                     {key: [self._groups[key][number] for _, number in places] for key, places in share.places.items()}
                 )
                 self._keep(engine, answers)
         except Exception as error:  # whatever an engine, its process or Ray raises ends this engine's part
             self._return(engine, error)
-        else:
-            with self._changed:
-                self._free -= 1
-                self._changed.notify_all()
 
-    def _next(self, engine: LeasedEngine, to_the_end: bool) -> _Share | None:
-        """What an engine is to be asked next; None once there is nothing."""
+    def _next(self, engine: LeasedEngine, wanted: Callable[[], bool] | None) -> _Share | None:
+        """What an engine is to be asked next; None for one that takes part no longer. One that does not help stays
+        while others are at work, lest their shares come back."""
+        leaves = False
         while True:
             with self._changed:
                 if self._unasked:
                     count = -(-len(self._unasked) // self._free)
                     places, self._unasked = self._unasked[:count], self._unasked[count:]
                     return self._share(engine, places)
-                if not self._shares:
+                if leaves or not self._shares or (wanted is not None and wanted()):
+                    self._free -= 1
+                    self._changed.notify_all()
                     return None
-            if (share := self._take_over(engine)) or not to_the_end:
+            count, other = self._most_not_begun()
+            if count < 2 * FEWEST_REQUESTS:
+                leaves = wanted is not None
+            elif share := self._take_over(engine, other, count // 2):
                 return share
             with self._changed:
-                if self._shares:
+                if self._shares and not self._unasked and not leaves:
                     self._changed.wait(WAIT_S)
 
-    def _take_over(self, engine: LeasedEngine) -> _Share | None:
-        """Half of what is not begun of the engine that has most of it."""
-        count, other = max(self._all_not_begun(), key=lambda found: found[0], default=(0, engine))
-        if count < 2 * FEWEST_REQUESTS:
-            return None
+    def _most_not_begun(self) -> tuple[int, LeasedEngine | None]:
+        """The engine with the most requests that it has not begun, and their number."""
         with self._changed:
-            if (share := self._shares.get(other)) is None:
+            engines = list(self._shares)
+        most: tuple[int, LeasedEngine | None] = 0, None
+        for engine in engines:
+            with suppress(Exception):  # its own thread meets the error and says so
+                most = max(most, (engine.not_begun(), engine), key=lambda found: found[0])
+        return most
+
+    def _take_over(self, engine: LeasedEngine, other: LeasedEngine | None, count: int) -> _Share | None:
+        """So much of what another has not begun."""
+        with self._changed:
+            if other is None or (share := self._shares.get(other)) is None:
                 return None
             share.takers += 1  # until then its engine's answers are not counted
         try:
-            given = [share.places[digest][number] for digest, number in other.give_back(count // 2)]
-        except Exception:  # its own thread meets the error and says so
-            given = []
+            taken = [share.places[digest][number] for digest, number in other.give_back(count)]
+        except Exception:  # as above
+            taken = []
         with self._changed:
-            share.given.update(given)
+            share.settled.update(taken)
             share.takers -= 1
             self._changed.notify_all()
-            return self._share(engine, given) if given else None
-
-    def _all_not_begun(self) -> list[tuple[int, LeasedEngine]]:
-        with self._changed:
-            engines = list(self._shares)
-        found = []
-        for engine in engines:
-            try:
-                found.append((engine.not_begun(), engine))
-            except Exception:  # as above
-                continue
-        return found
+            return self._share(engine, taken) if taken else None
 
     def _share(self, engine: LeasedEngine, places: Sequence[Place]) -> _Share:
         by_digest: dict[str, list[Place]] = {}
@@ -195,16 +224,13 @@ class Shards:
 
     def _keep(self, engine: LeasedEngine, answers: Answers) -> None:
         with self._changed:
-            share = self._settled(engine)
-            found = {
-                place: completions
-                for digest, places in share.places.items()
-                for place, completions in zip(places, answers[digest], strict=False)
-                if completions
-            }
-            assert found.keys() == set(share.kept), "the engine left questions out"
-            for (digest, number), completions in found.items():
-                self._answers[digest][number] = completions
+            share = self._untouched(engine)
+            for digest, places in share.places.items():
+                for place, completions in zip(places, answers[digest], strict=False):
+                    if completions and place not in share.settled:
+                        self._answers[digest][place[1]] = completions
+                        share.settled.add(place)
+            assert not share.left, "the engine left questions out"
             del self._shares[engine]
             self._free += 1
             self._changed.notify_all()
@@ -212,11 +238,11 @@ class Shards:
     def _return(self, engine: LeasedEngine, error: Exception) -> None:
         with self._changed:
             self._errors.append(error)
-            self._unasked += self._settled(engine).kept
+            self._unasked += self._untouched(engine).left
             del self._shares[engine]
             self._changed.notify_all()
 
-    def _settled(self, engine: LeasedEngine) -> _Share:
+    def _untouched(self, engine: LeasedEngine) -> _Share:
         """An engine's share, once nobody is about to take over some of it. The lock is held."""
         share = self._shares[engine]
         while share.takers:

@@ -201,7 +201,7 @@ def _on(clock: Clock, serve: Serve, tune: Tune, box: Mailbox, graders: Graders) 
         },
         evaluations: {"queue": queues, "threading": threads, "time": times},
         engines: {"threading": threads, "time": times, "ThreadPoolExecutor": partial(Executor, clock)},
-        shards: {"threading": threads},
+        shards: {"threading": threads, "time": times},
         accounts: {"Spending": partial(accounts.Spending, clock=times.monotonic)},
         mailbox: {"time": times},
         silence: {"time": times, "ray": SimpleNamespace(available_resources=dict)},

@@ -10,8 +10,10 @@ import pytest
 
 from dft_sweeps.cli.gather import plan_of
 from dft_sweeps.orchestration import accounts
+from dft_sweeps.orchestration.accounts import Accounts
 from dft_sweeps.orchestration.spending import RECORD_EVERY_S, Spending, refuse_over_budget
 from dft_sweeps.orchestration.trial_runs import TrialRuns
+from dft_sweeps.orchestration.trial_state import TrialState
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.spec.models import BudgetSpec, CostSpec, ExecutionSpec, PoolSpec, SweepSpec
 from dft_sweeps.spec.placement import ClusterFacts
@@ -161,6 +163,24 @@ def test_it_is_written_down_now_and_then() -> None:
         clock.now += 1
         seen.append(count.to_record())
     assert [index + 1 for index, due in enumerate(seen) if due] == [RECORD_EVERY_S * time for time in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("waiting", "leased", "engines"), [(1, 0, 1), (2, 1, 2), (1, 3, 3), (5, 4, 4)])
+def test_engines_are_held_while_checkpoints_wait_or_they_help(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, waiting: int, leased: int, engines: int
+) -> None:
+    clock, runs = Clock(), process(directory)
+    monkeypatch.setattr(accounts, "Spending", partial(Spending, clock=clock))
+    swept = prepared(directory, SPEC, "pool.max_replicas=4", "pool.cpus_per_engine=3")
+    runs.begin()
+    account = Accounts(swept, runs, lambda *said: None)
+    evaluating = TrialState(swept.trials[0], trained=True, outstanding=dict.fromkeys(range(waiting), "weights"))
+    for _ in range(2):
+        assert account.afford([evaluating], leased)
+        clock.now += 3600
+    account.close()
+    runs.flush()
+    assert process(directory).used.cpus == pytest.approx(2 * 3 * engines)
 
 
 # --- of several processes ---------------------------------------------------------------------------------------------

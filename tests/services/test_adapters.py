@@ -143,6 +143,10 @@ def test_least_recently_used_adapter_makes_room(pool: Pool, lora: Trained) -> No
         assert [c.token_ids for [c] in held[first.digest]] == tokens[first.digest]
         _adapt(engine, second)
         assert _tokens(engine, lora.prompts) == tokens[second.digest]
+        _adapt(engine, third)  # it is held, and is used again by that
+        _adapt(engine, first)
+        held = engine.generate_of({third.digest: requests, first.digest: requests})
+        assert [c.token_ids for [c] in held[first.digest]] == tokens[first.digest]
 
 
 def test_adapters_stay_for_the_next_lease_and_go_with_their_base(
