@@ -65,7 +65,7 @@ class Engines:
         self._waiting = 0
         """Threads that wait for an engine."""
         self._known = pool.fewest
-        """Engines that are up, as far as is known: so many were leased at once since one was waited for in vain."""
+        """Engines that are up, as far as is known; so many were leased at once since one was waited for in vain."""
         self._closed = False
         self.base: Checkpoint | None = None
         """The model that adapters are put on, once it is known."""
@@ -82,6 +82,8 @@ class Engines:
         Args:
             wanted: whether other checkpoints wait for an engine; then no further one takes part.
         """
+        with self._lock:
+            self._known = max(self._known, self._pool.fewest)
         most = most_engines(sum(len(task.benchmark.questions) for task in tasks))
         with self._engines(most, wanted) as engines:
             started = time.monotonic()
