@@ -212,6 +212,7 @@ class Coordinator:
         elif isinstance(event, JobDone):
             self._schedule.job_done(state)
         elif isinstance(event, NonFinite):
+            self._runs.tag(event.training_id, {names.DIVERGED_AT_TAG: str(event.step)})
             self._runs.add_file(event.training_id, Path(event.record_file))
 
     def _started(self, state: TrialState, event: TrialStarted, evaluations: Evaluations) -> None:

@@ -103,6 +103,7 @@ class NonFinite:
     """The loss or gradient of a batch was not finite; the trial fails."""
 
     training_id: str
+    step: int
     record_file: str
     """Tells which batch, in JSON."""
 

@@ -41,8 +41,8 @@ class Observation:
     arm: Arm
     values: Mapping[int, float]
     """Accuracy by evaluated step: the macro average, of held-out questions where there are some."""
-    state: Literal["COMPLETE", "PRUNED", "FAIL"]
-    """Trained to its end, stopped by a scheduler, or neither."""
+    state: Literal["COMPLETE", "PRUNED", "DIVERGED", "FAIL"]
+    """Trained to its end, stopped by a scheduler, ended by a loss that is not finite, or none of these."""
 
 
 def recorded(prepared: PreparedSweep, reader: Reader) -> PreparedSweep:
@@ -87,11 +87,11 @@ def next_round(prepared: PreparedSweep, reader: Reader, say: Callable[[str], Non
     for each in observations(reader, row, prepared):
         seen[each.arm].append(each)
     for arm, shown in seen.items():
-        if not any(step for each in shown[-search.batch :] for step in each.values):
+        if not any(each.state == "DIVERGED" or any(each.values) for each in shown[-search.batch :]):
             of = f" of {', '.join(arm)}" if arm else ""
             say(
-                f"no further round is proposed: of the last one{of}, no trial was measured after step 0, so there is "
-                "nothing to go by; once that is mended, run it again"
+                f"no further round is proposed: of the last one{of}, no trial was measured after step 0 and none "
+                "diverged, so there is nothing to go by; once that is mended, run it again"
             )
             return None
     points = {arm: [each.point for each in shown] + propose(search, shown) for arm, shown in seen.items()}
@@ -146,15 +146,19 @@ def _study(search: TpeSearch, seen: Sequence[Observation]) -> Study:
 
 
 def _told(each: Observation, space: Mapping[str, Domain]) -> FrozenTrial:
-    """What Optuna is to know of a trial."""
+    """What Optuna is to know of a trial. One that diverged has got nothing right; one that failed says nothing."""
     import optuna
 
     choices = {path: domain for path, domain in space.items() if isinstance(domain, Choice)}
     indices = {path: _index(domain, each.point[path]) for path, domain in choices.items()}
-    state = optuna.trial.TrialState[each.state]
+    state, value = each.state, None
+    if state == "COMPLETE":
+        value = each.values[max(each.values)]
+    elif state == "DIVERGED":
+        state, value = "COMPLETE", 0.0
     return optuna.trial.create_trial(
-        state=state,
-        value=each.values[max(each.values)] if each.state == "COMPLETE" else None,
+        state=optuna.trial.TrialState[state],
+        value=value,
         params=dict(sorted((each.point | indices).items())),
         distributions=_distributions(space),
         intermediate_values=dict(each.values) if each.state == "PRUNED" else None,
@@ -215,7 +219,7 @@ def _points(rows: Sequence[TrialRow], prepared: PreparedSweep) -> list[tuple[Tri
     return [(row, point, arms[arm]) for row, point, arm in zip(rows, points, listed, strict=True)]
 
 
-def _state(row: TrialRow) -> Literal["COMPLETE", "PRUNED", "FAIL"]:
+def _state(row: TrialRow) -> Literal["COMPLETE", "PRUNED", "DIVERGED", "FAIL"]:
     if row.status != "FINISHED":
-        return "FAIL"
+        return "FAIL" if row.diverged_at is None else "DIVERGED"
     return "COMPLETE" if row.stopped_at is None else "PRUNED"

@@ -118,7 +118,7 @@ class Reporter:
         self.flush()
         self._files.write_non_finite(record)
         file = self._files.non_finite
-        self._put(NonFinite(self._training_id, str(file)))
+        self._put(NonFinite(self._training_id, record["step"], str(file)))
         reason = f"step {record['step']}: loss or gradient is not finite; {file} names the batch"
         self._put(TrialFailed(self._training_id, reason))
 

@@ -26,6 +26,8 @@ RESUMED_AT_TAG = "dft.resumed_at"
 STOPPED_AT_TAG = "dft.stopped_at"
 """On the finished run of a trial that its sweep's scheduler did not train to the end: the rung at which it was stopped.
 It is done in that sweep alone."""
+DIVERGED_AT_TAG = "dft.diverged_at"
+"""On the run of a trial that failed because a loss or gradient was not finite: the step of that batch."""
 HANDING_OVER_TAG = "dft.handing_over"
 """On a trial's run: the share of its training in which it stood still for its checkpoints."""
 MIXED_PROVENANCE_TAG = "dft.mixed_provenance"

@@ -71,6 +71,8 @@ class TrialRow:
     """How the conditions changed under which its attempts ran; None when they did not."""
     stopped_at: int | None = None
     """The step at which the sweep's scheduler stopped it; None where it did not."""
+    diverged_at: int | None = None
+    """The step whose loss or gradient was not finite, which is why it failed; None where it did not."""
 
 
 class Reader:
@@ -269,6 +271,7 @@ def _trial_row(listed: Mapping[str, Any], run: Run | None) -> TrialRow:
         resumed_at=_tagged(run, names.RESUMED_AT_TAG),
         mixed_provenance=run.data.tags.get(names.MIXED_PROVENANCE_TAG) if run else None,
         stopped_at=_tagged(run, names.STOPPED_AT_TAG) if _is_finished(run) else None,
+        diverged_at=_tagged(run, names.DIVERGED_AT_TAG) if run and run.info.status == "FAILED" else None,
     )
 
 

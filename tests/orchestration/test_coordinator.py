@@ -238,5 +238,6 @@ def test_a_row_without_an_optimizer_step_is_logged_and_not_shown(coordinator: Co
 
 def test_the_record_of_a_batch_that_was_not_finite_goes_to_its_run(coordinator: Coordinator, notes: Notes) -> None:
     trial = next(iter(coordinator._states))
-    coordinator._handle(NonFinite(trial, "/storage/non_finite.json"), notes)
+    coordinator._handle(NonFinite(trial, 7, "/storage/non_finite.json"), notes)
     assert notes.files == [Path("/storage/non_finite.json")]
+    assert notes.tags == {"dft.diverged_at": "7"}

@@ -97,5 +97,23 @@ def test_failed_trials_say_nothing_and_stopped_ones_that_they_were_worse() -> No
     assert without == propose(SEARCH, [*finished, *nowhere])
 
 
+def test_diverged_trials_say_that_they_were_worst() -> None:
+    """Rates above 1e-3 diverge. Points proposed from that lie lower than those from failures, which say nothing."""
+
+    def rates(state: str) -> list[float]:
+        found = []
+        for seed in range(10):
+            points = drawn(SPACE, seed, 12)
+            high = [point for point in points if point["train.learning_rate"] > 1e-3]
+            low = [point for point in points if point["train.learning_rate"] <= 1e-3]
+            proposed = propose(SEARCH, [*seen(low), *seen(high, state)])
+            found += [point["train.learning_rate"] for point in proposed]
+        return found
+
+    shunned, ignored = rates("DIVERGED"), rates("FAIL")
+    assert statistics.median(shunned) < 0.5 * statistics.median(ignored)
+    assert sum(rate > 1e-3 for rate in shunned) < 0.5 * sum(rate > 1e-3 for rate in ignored)
+
+
 def test_where_all_failed_the_next_round_is_proposed_all_the_same() -> None:
     assert len(propose(SEARCH, seen(drawn(SPACE, 7, 4), "FAIL"))) == 4

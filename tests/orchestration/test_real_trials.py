@@ -167,7 +167,7 @@ def test_a_batch_that_is_not_finite_fails_its_trial_and_is_named(tmp_path: Path,
     record = json.loads(file.read_text())
     assert (record["step"], 17 in record["samples"]) == (step, True)
     [trial] = swept.trials
-    assert trial.status == "FAILED"
+    assert (trial.status, trial.diverged_at) == ("FAILED", step)
     assert json.loads(swept.reader._artifact(trial.run_id, "non_finite.json")) == record
     assert [step for step, _ in swept.curves()["train/nll"]] == list(range(1, step))
 

@@ -19,6 +19,7 @@ from dft_sweeps.orchestration.prepare import PreparedSweep
 from dft_sweeps.orchestration.proposals import next_round, recorded
 from dft_sweeps.orchestration.trial_runs import TrialRuns
 from dft_sweeps.spec.search_models import TpeSearch
+from dft_sweeps.tracking import names
 from dft_sweeps.tracking.background import Background
 from dft_sweeps.tracking.reader import Reader, TrialRow
 from dft_sweeps.tracking.store import TrackingUnavailable
@@ -40,6 +41,8 @@ class MeasuringCoordinator(ScriptedCoordinator):
     """Logs `accuracy` of a trial's point, at its last step, or of the base model if it fails; trials of `stuck` are
     interrupted."""
 
+    diverging: Collection[str] = ()
+    """Names of those that fail because their loss was not finite."""
     stuck: Callable[[int], bool] = staticmethod(lambda count: False)
     count = 0
 
@@ -55,6 +58,8 @@ class MeasuringCoordinator(ScriptedCoordinator):
             [trial] = [each for each in self._trials if each.training_id == training_id]
             shown = {6: accuracy(trial.trial.point)} if status == "FINISHED" else {0: 0.3}
             runs.log_steps(training_id, [StepRow(step, 1_000, {log: value}) for step, value in shown.items()])
+            if trial.trial.name in self.diverging:
+                runs.tag(training_id, {names.DIVERGED_AT_TAG: "2"})
             finish(training_id, status)  # type: ignore[arg-type]
 
         runs.finish = measured  # type: ignore[method-assign,assignment]
@@ -265,14 +270,29 @@ def test_a_round_that_failed_as_a_whole_is_the_last_until_it_is_mended(
     assert (outcome.finished, sorted(outcome.failed)) == (2, sorted(failing))
     [line] = [line for line in lines if "no further round" in line]
     assert line == (
-        "no further round is proposed: of the last one of other, no trial was measured after step 0, so there is "
-        "nothing to go by; once that is mended, run it again"
+        "no further round is proposed: of the last one of other, no trial was measured after step 0 and none diverged, "
+        "so there is nothing to go by; once that is mended, run it again"
     )
     sweep = Reader(f"sqlite:///{storage}/mlflow.db").find_sweep("files")
     assert (sweep.status, sweep.trials, sweep.to_propose) == ("FAILED", 4, 8)
     monkeypatch.setattr(MeasuringCoordinator, "failing", [])
     mended, _ = run(swept, storage)
     assert (mended.finished, mended.reused, mended.failed) == (10, 2, {})
+
+
+def test_a_round_that_diverged_as_a_whole_has_shown_where_not_to_go(
+    storage: Path, swept: PreparedSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging = [trial.trial.name for trial in swept.trials if trial.trial.axes["variant"] == "other"]
+    monkeypatch.setattr(MeasuringCoordinator, "failing", diverging)
+    monkeypatch.setattr(MeasuringCoordinator, "diverging", diverging)
+    outcome, lines = run(swept, storage)
+    assert (outcome.finished, sorted(outcome.failed)) == (10, sorted(diverging))
+    assert not [line for line in lines if "no further round" in line]
+    monkeypatch.setattr(MeasuringCoordinator, "failing", [])
+    mended, _ = run(swept, storage)  # a trial that diverged once and ends now is finished as any other
+    assert (mended.finished, mended.reused) == (2, 10)
+    assert {row.diverged_at for row in rows(storage)} == {None}
 
 
 def test_two_shells_propose_the_same_and_run_every_trial_once(storage: Path, swept: PreparedSweep) -> None:
