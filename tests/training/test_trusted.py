@@ -20,29 +20,37 @@ from services.weights_directory import read_layout
 
 CODE = """\
 from pathlib import Path
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
 (Path(__file__).parent / "ran").touch()
 
 class OwnConfig(Qwen2Config):
     model_type = "own"
 
+class OwnModel(Qwen2Model):
+    config_class = OwnConfig
+
 class OwnForCausalLM(Qwen2ForCausalLM):
     config_class = OwnConfig
 """
 
 
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of an architecture that it brings itself."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    directory = Path(shutil.copytree(EMBEDDED, tmp_path / "own"))
+def write_own_model(directory: Path) -> Path:
+    """The embedded one's weights, as a model of an architecture that it brings itself."""
+    shutil.copytree(EMBEDDED, directory)
     config = json.loads((directory / "config.json").read_text())
-    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    classes = {"AutoConfig": "OwnConfig", "AutoModel": "OwnModel", "AutoModelForCausalLM": "OwnForCausalLM"}
+    auto_map = {auto: f"own.{name}" for auto, name in classes.items()}
     config |= {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": auto_map}
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "own.py").write_text(CODE)
     return directory
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return write_own_model(tmp_path / "own")
 
 
 def test_none_is_trusted_but_those_named(monkeypatch: pytest.MonkeyPatch) -> None:
