@@ -173,9 +173,9 @@ def test_what_is_not_begun_can_be_given_back(pool: Pool, checkpoints: list[Check
         require_works(engine, checkpoints[0])
         assert (engine.not_begun(), engine.give_back(10)) == (0, [])
         running = threads.submit(engine.generate, requests)
-        while not (most := engine.not_begun()):
+        while not 0 < (most := engine.not_begun()) <= len(requests) - ENGINE.max_num_seqs:
+            assert not running.done()
             time.sleep(0.01)
-        assert most <= len(requests) - ENGINE.max_num_seqs
         assert engine.give_back(50) == [(checkpoints[0].digest, number) for number in reversed(range(250, 300))]
         assert 0 < engine.not_begun() <= most - 50
         rest = engine.give_back(1000)
