@@ -8,7 +8,6 @@ on the storage, too.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shlex
 import sys
 import time
@@ -160,13 +159,16 @@ class SweepJobs:
 
     def stop(self, id_: str) -> bool:
         """Asks a job to end; False where it is about to begin or has ended. It has `STOP_S` seconds."""
-        with changing(self._storage):
-            if id_ in waiting(self._storage):
-                (self._storage / DIRECTORY / id_ / CANCELLED).touch()
-                leave(self._storage, id_)
-                return True
-        with contextlib.suppress(OSError):  # a storage that takes no more keeps nobody from stopping a job
+        try:
+            with changing(self._storage):
+                if id_ in waiting(self._storage):
+                    (self._storage / DIRECTORY / id_ / CANCELLED).touch()
+                    leave(self._storage, id_)
+                    return True
             (self._storage / DIRECTORY / id_ / CANCELLED).touch()  # where it looks that begins deaf to signals
+        except OSError:  # a storage that takes no more keeps nobody from stopping a job
+            if id_ in waiting(self._storage):
+                raise
         return _reached(lambda: self._client.stop_job(id_))
 
     def stop_all(self, running: Sequence[SweepJob]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from dft_sweeps.orchestration.cluster import ClusterUnavailable, free_ports, nothing_at
+from services.children import die_with_parent
 
 LOOPBACK = "127.0.0.1"
 LOG = "ray-start.log"
@@ -53,6 +54,7 @@ def local_cluster(storage: Path) -> Iterator[str]:
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for its parent, which ends it last
+            preexec_fn=die_with_parent,
         )
     try:
         _await(process, f"{LOOPBACK}:{port}", log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from urllib.error import URLError
 import psutil
 
 from dft_sweeps.tracking.store import TrackingUnavailable
+from services.children import die_with_parent
 
 HOST = "127.0.0.1"
 LOG = "mlflow-server.log"
@@ -24,7 +24,6 @@ LOG = "mlflow-server.log"
 START_S, STOP_S = 120.0, 5.0
 STEADY_S, RESTARTS = 60.0, 3
 """A server that ended sooner than this ended at once; how often in a row such a one is started again."""
-_PR_SET_PDEATHSIG = 1
 _BACKEND = "MLFLOW_BACKEND_STORE_URI"
 """The option of this name would show the backend's password to whoever lists processes."""
 _QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -48,7 +47,7 @@ def tracking_server(backend: str, storage: Path, port: int) -> Iterator[subproce
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for its parent, which ends it last
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
     try:
         _await(process, port, log)
@@ -82,12 +81,6 @@ def kept_tracking_server(
                 began = time.monotonic()
 
         yield look
-
-
-def _die_with_parent() -> None:
-    """Has Linux end this process when the thread that started it has ended, however that ended."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -166,13 +166,13 @@ def _serve(
             click.echo("ending", err=True)
         finally:
             with uninterrupted():
-                if address is None:  # the cluster goes too, and Serve with it
-                    _stop_jobs(settings)
-                else:
-                    try:
+                try:
+                    if address is not None:
                         _say_what_goes_on(settings, uri)
-                    finally:
-                        stop_api()
+                finally:
+                    stop_api()  # first: it would start those that wait as others end
+                if address is None:
+                    _stop_jobs(settings)
 
 
 def _token(storage: Path, given: Path | None) -> str:

@@ -40,7 +40,8 @@ def submit_reruns(api: Server, asked: Asked, sweep: str | None, figure: int | No
         ids = [sweep]
     else:
         assert figure is not None
-        ids = of_figure(((row["name"], row["sweep_id"]) for row in api.sweeps()), figure)
+        measured = [row for row in api.sweeps() if row["run_id"]]  # of others MLflow has nothing that could be rerun
+        ids = of_figure(((row["name"], row["sweep_id"]) for row in measured), figure)
     body = {"failed": asked.failed, "cells": asked.cells, "figure": figure, "fresh": asked.fresh, "seeds": asked.seeds}
     submissions = []
     for id_ in ids:

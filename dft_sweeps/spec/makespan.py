@@ -77,15 +77,28 @@ def total(seconds: Iterable[float | None]) -> float | None:
     return None if None in known else sum(each for each in known if each is not None)
 
 
-def makespan(trials: Sequence[TrialTimes], concurrent: int, engines: int, workers_start: float = 0.0) -> float | None:
+class Growth(NamedTuple):
+    """Engines beside those that are always up."""
+
+    room: int = 0
+    """That a trial which has ended, and whose place no other takes, leaves room for."""
+    most: int = 0
+
+
+NO_GROWTH = Growth()
+
+
+def makespan(
+    trials: Sequence[TrialTimes], concurrent: int, engines: int, workers_start: float = 0.0, growth: Growth = NO_GROWTH
+) -> float | None:
     """From when the engines are up to the last point.
 
     Trials start in their order, `concurrent` at a time: the first ones `workers_start` after the engines are up, and
     each of the others on the workers of one that has ended. Training never waits: checkpoints
     queue for the engines, and a free engine takes the one that is earliest in its curve, as
     `orchestration.evaluations` does. A trial's start-up is taken to be over before its first checkpoint. Not modelled:
-    several engines that share one checkpoint, adapters side by side, engines that are started while checkpoints wait,
-    and how trials and engines slow one another down on shared cores.
+    several engines that share one checkpoint, adapters side by side, how long a further engine takes to start, and how
+    trials and engines slow one another down on shared cores.
     """
     slots = [workers_start] * min(concurrent, len(trials))
     ready: list[_Checkpoint] = []
@@ -97,12 +110,16 @@ def makespan(trials: Sequence[TrialTimes], concurrent: int, engines: int, worker
         for share, seconds in trial.evaluations:
             assert seconds is not None
             ready.append(_Checkpoint(start + trial.train * share, share, number, seconds))
-    return max(*slots, _evaluated(sorted(ready), engines)) if trials else 0.0
+    further = [end for end in sorted(slots) for _ in range(growth.room)][: growth.most]
+    return max(*slots, _evaluated(sorted(ready), [0.0] * engines + further)) if trials else 0.0
 
 
-def _evaluated(coming: Sequence[_Checkpoint], engines: int) -> float:
-    """When the last of these checkpoints, which are in order of their coming, has been evaluated."""
-    free = [0.0] * engines
+def _evaluated(coming: Sequence[_Checkpoint], free: list[float]) -> float:
+    """When the last of these checkpoints, which are in order of their coming, has been evaluated.
+
+    Args:
+        free: when each engine is up, by rising time.
+    """
     waiting: list[tuple[float, int, float]] = []
     last, come = 0.0, 0
     while waiting or come < len(coming):

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from dft_sweeps.spec.costs import Costs
-from dft_sweeps.spec.makespan import Evaluation, TrialTimes, makespan, total
+from dft_sweeps.spec.makespan import NO_GROWTH, Evaluation, Growth, TrialTimes, makespan, total
 from dft_sweeps.spec.models import EvaluationSpec, ExecutionSpec, PoolSpec
-from dft_sweeps.spec.placement import engine_bundle, worker_bundle
+from dft_sweeps.spec.placement import Resources, engine_bundle, worker_bundle
 
 
 class Evaluated(Protocol):
@@ -79,10 +79,19 @@ class Reckoner:
             return None
         starts = [self.costs.workers_start_s, *[0.0] * (len(rounds) - 1)]
         spans = [
-            makespan(trials, concurrent, self.pool.replicas, start)
+            makespan(trials, concurrent, self.pool.replicas, start, self._growth)
             for trials, start in zip(rounds, starts, strict=True)
         ]
         return total([self.costs.start_s, *spans])
+
+    @property
+    def _growth(self) -> Growth:
+        """In the places of trials that have ended: what else the cluster has free is not known here."""
+        if self.pool.max_replicas is None:
+            return NO_GROWTH
+        worker = worker_bundle(self.execution)
+        trial = Resources(self.execution.workers * worker.cpus, self.execution.workers * worker.gpus)
+        return Growth(trial.times(engine_bundle(self.pool)), self.pool.max_replicas - self.pool.replicas)
 
     def hours(self, trial: TrialTimes) -> Hours:
         """Of one trial and the engine that evaluates it."""
@@ -93,7 +102,8 @@ class Reckoner:
         starts = self.costs.workers_start_s * min(max(1, concurrent), len(trials))
         held = total([starts, *(trial.held for trial in trials)])
         evaluating = total(trial.evaluating for trial in trials)
-        return self._hours(held, evaluating if seconds is None else self.pool.replicas * seconds)
+        waiting = None if seconds is None else self.pool.replicas * seconds
+        return self._hours(held, evaluating if waiting is None else max(waiting, evaluating or 0.0))
 
     def _hours(self, held: float | None, engines: float | None) -> Hours:
         bundles = zip(worker_bundle(self.execution), engine_bundle(self.pool), strict=True)

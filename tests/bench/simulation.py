@@ -150,11 +150,11 @@ def first_limit(measured: Measured) -> str:
     """What a growing sweep meets first, in words."""
     mib, processes = _held(measured)
     return (
-        f"the first limit is the memory of the node that holds all drivers: {mib:.0f} MiB for each trial at a time, in "
-        f"{processes} processes, so {HEAD_GIB} GiB hold {HEAD_GIB * 1024 / mib:.0f}; then a grading process, "
-        f"{measured.answers_per_s:.0f} answers/s, {measured.answers_per_s / COMPLETIONS_PER_S:.0f} such engines' (not "
-        f"charged here); then the coordinator's process, "
-        f"{1 / measured.handling['completion_s'] / COMPLETIONS_PER_S:.0f} engines' completions of 500 tokens"
+        f"the first limit is grading on the coordinator's node (not charged here): {measured.answers_per_s:.0f} "
+        f"answers/s of each process, {measured.answers_per_s / COMPLETIONS_PER_S:.0f} such engines'; then the "
+        f"coordinator's process, {1 / measured.handling['completion_s'] / COMPLETIONS_PER_S:.0f} engines' completions "
+        f"of 500 tokens; drivers, which lie where memory is, hold {mib:.0f} MiB of their nodes for each trial at a "
+        f"time, in {processes} processes: {HEAD_GIB} GiB hold {HEAD_GIB * 1024 / mib:.0f}"
     )
 
 
@@ -205,7 +205,7 @@ def asked_rows(measured: Measured, found: Simulated) -> Iterator[Row]:
         "MiB",
         f"what {processes} processes of a trial share with no other, its workers aside: driver "
         f"{tune['driver_mib']:.0f}, {', '.join(f'{name} {size:.0f}' for name, size in measured.processes.items())}; "
-        f"they ask Ray for next to nothing, so drivers and their controllers lie on one node",
+        f"a driver asks Ray for its memory, so drivers lie on as many nodes as that takes",
         ours=mib,
         peer=HEAD_GIB * 1024 / found.slots,
     )

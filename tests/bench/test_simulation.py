@@ -80,6 +80,6 @@ def test_the_row_names_the_first_limit_and_what_follows() -> None:
     processes = {"TrainController": 250.0, "PlacementGroupCleaner": 100.0}
     measured = Measured({"driver_mib": 162.0}, processes, {}, {"completion_s": 0.001}, taken, taken, 226.5)
     said = first_limit(measured)
-    assert "512 MiB for each trial at a time, in 3 processes, so 64 GiB hold 128;" in said
-    assert "226 answers/s, 10 such engines'" in said and "44 engines' completions" in said
+    assert "226 answers/s of each process, 10 such engines'" in said and "44 engines' completions" in said
+    assert "512 MiB of their nodes for each trial at a time, in 3 processes: 64 GiB hold 128" in said
     assert taken.steps_per_s == pytest.approx(11 / 0.021) and taken.most_per_s == pytest.approx(1000 / 1.01)

@@ -1,6 +1,6 @@
-"""A submitted sweep cancelled at a random moment of each of its phases, on a cluster that was there before: nothing of
-it is left each time, and submitting it again ends it, with the curves of a sweep that nobody disturbed.
-`DFT_SWEEPS_FAULT_SEED` repeats a draw, `DFT_SWEEPS_FAULT_DRAWS` makes more.
+"""A submitted sweep cancelled, or its job killed, at a random moment of each of its phases, on a cluster that was there
+before: nothing of it is left each time, and submitting it again ends it, with the curves of a sweep that nobody
+disturbed. `DFT_SWEEPS_FAULT_SEED` repeats a draw, `DFT_SWEEPS_FAULT_DRAWS` makes more.
 """
 
 from __future__ import annotations
@@ -110,31 +110,57 @@ def followed(client: Server, sweep_id: str) -> str:
     return text
 
 
-def cancel(service: Service, head: Head, sweep_id: str, kind: str, delay: float, before: dict[int, str]) -> None:
-    """Cancels the sweep in this phase, and waits until nothing of it is left."""
-    client = service.client()
+End = Callable[[Service, Head, str], str]
+"""Ends an attempt at a sweep by its submission id; gives what is to be said of it."""
+
+
+def cancelled(service: Service, head: Head, submission_id: str) -> str:
+    begun = time.monotonic()
+    answer = service.client().cancel(submission_id.rpartition("-a")[0])
+    seconds = time.monotonic() - begun
+    assert answer["cancelled"] and answer["status"] == "STOPPED"
+    assert running(service.tracking_uri) == []
+    return f"STOPPED in {seconds:.1f} s"
+
+
+def killed(service: Service, head: Head, submission_id: str) -> str:
+    """The process that runs the sweep. The service tidies up after it."""
+
+    def jobs() -> list[psutil.Process]:
+        return [each for each in marked(head.mark) if title(each).endswith(f"/{submission_id}")]
+
+    wait_until(jobs, 20)
+    [job] = jobs()
+    job.kill()
+    client, sweep_id = service.client(), submission_id.rpartition("-a")[0]
+    failed = wait_until(lambda: client.status(sweep_id)["sweep"]["job"]["status"] == "FAILED", 60)
+    tidied = wait_until(lambda: running(service.tracking_uri) == [], 90)
+    return f"FAILED after {failed:.1f} s, no run of it RUNNING {tidied:.1f} s later"
+
+
+def end(
+    service: Service, head: Head, submission_id: str, kind: str, delay: float, how: End, before: dict[int, str]
+) -> None:
+    """Ends the sweep in this phase, and waits until nothing of it is left."""
+    client, sweep_id = service.client(), submission_id.rpartition("-a")[0]
     wait_until(phase(kind, service, sweep_id))
     time.sleep(delay)
     said = list(client.log(sweep_id))[-1:]
-    begun = time.monotonic()
-    cancelled = client.cancel(sweep_id)
-    cancelled_s = time.monotonic() - begun
-    assert running(service.tracking_uri) == []
+    answer = how(service, head, submission_id)
     begun = time.monotonic()
     while left := left_of(head, before):
         assert time.monotonic() - begun < GONE_S, left
         time.sleep(0.2)
-    gone_s = time.monotonic() - begun
-    print(f"{kind} + {delay:.1f} s {said}: {cancelled['status']} in {cancelled_s:.1f} s; all gone {gone_s:.1f} s later")
-    assert cancelled["cancelled"] and cancelled["status"] == "STOPPED"
+    print(f"{kind} + {delay:.1f} s {said}: {answer}; all gone {time.monotonic() - begun:.1f} s later")
     assert "Traceback" not in "\n".join(client.log(sweep_id))
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_nothing_is_left_of_a_sweep_cancelled_in_each_phase_and_it_is_taken_up(
-    service: Service, head: Head, draw: int
+@pytest.mark.parametrize("how", [cancelled, killed])
+def test_nothing_is_left_of_a_sweep_ended_in_each_phase_and_it_is_taken_up(
+    service: Service, head: Head, how: End, draw: int
 ) -> None:
-    rng, client = dice("cancelled", draw), service.client()
+    rng, client = dice(how.__name__, draw), service.client()
     overrides = (*LONGER, f"trial.train.seed={rng.randrange(10**6)}")
     *phases, last = MOST_S
     rng.shuffle(phases)
@@ -144,7 +170,7 @@ def test_nothing_is_left_of_a_sweep_cancelled_in_each_phase_and_it_is_taken_up(
         sweep_id = submitted["sweep_id"]
         assert (submitted["submission_id"], submitted["created"]) == (f"{sweep_id}-a{attempt}", True)
         time.sleep(FRESH_S)  # until then, the log is the last attempt's
-        cancel(service, head, sweep_id, kind, rng.uniform(0, MOST_S[kind]), before)
+        end(service, head, submitted["submission_id"], kind, rng.uniform(0, MOST_S[kind]), how, before)
 
     assert client.submit(TEXT, overrides)["created"]
     text = followed(client, sweep_id)

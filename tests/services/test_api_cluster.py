@@ -11,7 +11,8 @@ import requests
 
 from dft_sweeps.spec.errors import SpecError
 from dft_sweeps.tracking.reader import Reader
-from tests.end_to_end.running import SPEC, interrupt, marked, of_kind, title
+from services.waiting import waiting
+from tests.end_to_end.running import SPEC, marked, of_kind, title
 from tests.services.served import UNKILLED, Service, serve, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -26,11 +27,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     environment = UNKILLED | {"DFT_SWEEPS_SERVER": "http://127.0.0.1:9"}
     service = serve(tmp_path_factory.mktemp("served") / "storage", environment=environment)
     yield service
-    interrupt(service.process.pid, service.mark)
-    assert service.process.wait(120) == 0, "\n".join(service.lines)
-    wait_until(lambda: not marked(service.mark), 90)
-    token = (service.storage / "service" / "token").read_text().strip()
-    assert token not in "\n".join(service.lines)
+    if service.process.poll() is None:
+        service.end()
 
 
 def processes(service: Service, word: str) -> list[int]:
@@ -164,3 +162,17 @@ def test_fifty_clients_submit_fifty_sweeps_that_wait_until_the_one_before_them_e
     assert followed.returncode == 0 and "2 trials finished, 0 reused, 0 failed" in followed.stdout, followed.stdout
     assert states() == {turn: "SUCCEEDED"}  # who never began is not listed, but known
     assert {service.client().status(sweep_id)["sweep"]["status"] for sweep_id in left} == {"STOPPED"}
+
+
+def test_ctrl_c_ends_what_runs_and_keeps_who_waits(service: Service) -> None:
+    """The last test: it ends the service."""
+    client = service.client()
+    runs, waits, after = (client.submit(TEXT, (*LONG, f"name=end-{n}"))["submission_id"] for n in range(3))
+    wait_until(lambda: any("step" in line and "/400" in line for line in client.log(runs.removesuffix("-a1"))))
+    assert waiting(service.storage) == [waits, after]
+    assert service.end() == 0, "\n".join(service.lines)
+    assert waiting(service.storage) == [waits, after], "none of them began while the service ended"
+    assert any(f"stopping {runs}" in line for line in service.lines)
+    wait_until(lambda: not marked(service.mark), 90)
+    token = (service.storage / "service" / "token").read_text().strip()
+    assert token not in "\n".join(service.lines)

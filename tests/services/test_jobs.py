@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import subprocess
 import sys
@@ -138,6 +139,20 @@ def test_a_waiting_sweep_is_cancelled_and_comes_back_at_the_end(jobs: SweepJobs,
     assert statuses(jobs, range(1, 4)) == ["RUNNING", "STOPPED", "PENDING"]
     assert submitted(jobs, tmp_path, 2).submission_id == f"{second[:-3]}-a2"
     assert [job.submission_id for job in jobs.all()][1:] == [third, f"{second[:-3]}-a2"]
+
+
+def test_a_storage_that_takes_nothing_keeps_nobody_from_stopping_what_runs(
+    jobs: SweepJobs, ray: RayJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, waits = (submitted(jobs, tmp_path, number) for number in (1, 2))
+
+    def changing_nothing(storage: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(storage))
+
+    monkeypatch.setattr("services.jobs.changing", changing_nothing)
+    assert jobs.stop(runs.submission_id)
+    with pytest.raises(OSError, match="Read-only"):
+        jobs.stop(waits.submission_id)
 
 
 def test_a_service_that_died_between_starting_one_and_noting_it_starts_it_once(

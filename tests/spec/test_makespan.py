@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dft_sweeps.spec.makespan import Evaluation, TrialTimes, makespan
+from dft_sweeps.spec.makespan import Evaluation, Growth, TrialTimes, makespan
 
 TIME = st.floats(0.0, 50.0)
 POINTS = st.lists(st.builds(Evaluation, st.floats(0.0, 1.0), TIME), max_size=4).map(
@@ -33,12 +33,21 @@ def test_trials_start_when_another_ends() -> None:
     assert makespan([], 3, 1, workers_start=10.0) == 0
 
 
-@given(TRIALS, st.integers(1, 4), st.integers(1, 3))
-def test_within_the_bounds_of_every_schedule(trials: list[TrialTimes], concurrent: int, engines: int) -> None:
-    span = makespan(trials, concurrent, engines)
+def test_further_engines_take_the_places_of_trials_that_have_ended() -> None:
+    """A trial of 4 s and one of 8 s; the first's three points of 4 s are there at its end."""
+    trials = [TrialTimes(0.0, 4.0, (Evaluation(1.0, 4.0),) * 3), TrialTimes(0.0, 8.0, ())]
+    spans = [makespan(trials, 2, 1, growth=growth) for growth in (Growth(), Growth(1, 1), Growth(2, 1), Growth(2, 2))]
+    assert spans == [16, 12, 12, 8]
+
+
+@given(TRIALS, st.integers(1, 4), st.integers(1, 3), st.builds(Growth, st.integers(0, 3), st.integers(0, 3)))
+def test_within_the_bounds_of_every_schedule(
+    trials: list[TrialTimes], concurrent: int, engines: int, growth: Growth
+) -> None:
+    span = makespan(trials, concurrent, engines, growth=growth)
     held = [trial.start + trial.train for trial in trials]
     evaluating = [each.seconds for trial in trials for each in trial.evaluations]
-    assert span >= max([sum(held) / concurrent, sum(evaluating) / engines, *held, *evaluating]) - 1e-6
+    assert span >= max([sum(held) / concurrent, sum(evaluating) / (engines + growth.most), *held, *evaluating]) - 1e-6
     assert span <= sum(held) + sum(evaluating) + 1e-6
 
 

@@ -188,6 +188,10 @@ def test_slow_engines_make_the_sweep_wait_for_them(sweep: Sweep) -> None:
     assert plan_of(sweep, cost=cost).total.seconds == pytest.approx(30 + 10 + points * each)
     two = plan_of(sweep, cost=cost, cpus=5, pool=PoolSpec(replicas=2)).total.seconds
     assert two == pytest.approx(30 + 10 + 17 * each, rel=0.02)
+    grown = plan_of(sweep, cost=cost, cpus=4, pool=PoolSpec(max_replicas=4)).total  # by one for each trial at a time
+    trained = 30 + 3 * (10 + TRAIN_S)  # until when there is one engine, for the most part
+    assert grown.seconds == pytest.approx(trained + (points * each - trained) / 4, rel=0.1)
+    assert grown.hours.cpus == pytest.approx((8 * (10 + TRAIN_S) + points * each) / 3600)  # all of them at work
 
 
 def test_done_trials_cost_nothing(sweep: Sweep) -> None:
