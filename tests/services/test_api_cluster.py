@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import requests
 
@@ -162,6 +163,28 @@ def test_fifty_clients_submit_fifty_sweeps_that_wait_until_the_one_before_them_e
     assert followed.returncode == 0 and "2 trials finished, 0 reused, 0 failed" in followed.stdout, followed.stdout
     assert states() == {turn: "SUCCEEDED"}  # who never began is not listed, but known
     assert {service.client().status(sweep_id)["sweep"]["status"] for sweep_id in left} == {"STOPPED"}
+
+
+def test_an_api_that_is_killed_comes_back_and_knows_what_runs(service: Service) -> None:
+    client, spec = service.client(), (*LONG, "name=kept")
+    submitted = client.submit(TEXT, spec)
+    sweep_id = submitted["sweep_id"]
+    wait_until(lambda: any("step" in line and "/400" in line for line in client.log(sweep_id)))
+    waits = client.submit(TEXT, (*LONG, "name=waits"))["sweep_id"]
+    [replica] = processes(service, "ServeReplica:sweep-api:api")
+    psutil.Process(replica).kill()
+
+    def answers() -> bool:
+        try:
+            health = requests.get(f"{service.url}/v1/health", verify=str(service.certificate), timeout=5)
+        except requests.RequestException:
+            return False
+        return health.ok and replica not in processes(service, "ServeReplica:sweep-api:api")
+
+    print(f"the API answered again {wait_until(answers, 120):.1f} s after it was killed")
+    assert client.submit(TEXT, spec) == submitted | {"created": False, "status": "RUNNING"}
+    assert (job_status(service, sweep_id), job_status(service, waits)) == ("RUNNING", "PENDING")
+    assert [client.cancel(each)["status"] for each in (waits, sweep_id)] == ["STOPPED", "STOPPED"]
 
 
 def test_ctrl_c_ends_what_runs_and_keeps_who_waits(service: Service) -> None:
