@@ -70,7 +70,7 @@ PARTS = {
     "handing_over": Part("what evaluation costs training, beside it and in it", 9, _evaluation("handing_over")),
     "logging_share": Part("what logging costs a training step", 2, _evaluation("logging_share")),
     "planning": Part("the quickstart's wall time as planned, and as it is", 14, _evaluation("planning")),
-    "scheduling": Part("1,000 trials on 500 nodes and Figure 3 on 8 GPUs, simulated", 4, _evaluation("simulation")),
+    "scheduling": Part("1,000 trials on 500 nodes and Figure 3 on 8 GPUs, simulated", 6, _evaluation("simulation")),
     "gpu": Part("tokens/s and FLOP utilisation on a GPU", 0, _gpu),
 }
 GROUPS = {"evaluation": ("pool", "swap", "lm_eval", "adaptive", "replicas")}
