@@ -8,6 +8,7 @@ on the storage, too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
 import sys
 import time
@@ -165,10 +166,11 @@ class SweepJobs:
                     (self._storage / DIRECTORY / id_ / CANCELLED).touch()
                     leave(self._storage, id_)
                     return True
-            (self._storage / DIRECTORY / id_ / CANCELLED).touch()  # where it looks that begins deaf to signals
         except OSError:  # a storage that takes no more keeps nobody from stopping a job
             if id_ in waiting(self._storage):
                 raise
+        with contextlib.suppress(OSError):
+            (self._storage / DIRECTORY / id_ / CANCELLED).touch()  # where it looks that begins deaf to signals
         return _reached(lambda: self._client.stop_job(id_))
 
     def stop_all(self, running: Sequence[SweepJob]) -> None:

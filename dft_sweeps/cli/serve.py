@@ -170,9 +170,11 @@ def _serve(
                     if address is not None:
                         _say_what_goes_on(settings, uri)
                 finally:
-                    stop_api()  # first: it would start those that wait as others end
-                if address is None:
-                    _stop_jobs(settings)
+                    try:
+                        stop_api()  # first: it would start those that wait as others end
+                    finally:
+                        if address is None:
+                            _stop_jobs(settings)
 
 
 def _token(storage: Path, given: Path | None) -> str:

@@ -62,8 +62,8 @@ class Engines:
         self._pool, self._prompts, self._graders, self._say = pool, prompts, graders, say
         self._lock = threading.Lock()
         self._leased: set[LeasedEngine] = set()
-        self._waiting = 0
-        """Threads that wait for an engine."""
+        self._waiting = self._wanting = 0
+        """Threads that wait for an engine, and of these the ones that need it: others would take one that is free."""
         self._known = pool.fewest
         """Engines that are up, as far as is known; so many were leased at once since one was waited for in vain."""
         self._closed = False
@@ -82,10 +82,14 @@ class Engines:
         Args:
             wanted: whether other checkpoints wait for an engine; then no further one takes part.
         """
+
+        def in_demand() -> bool:
+            return self._wanting > 0 or wanted()
+
         with self._lock:
             self._known = max(self._known, self._pool.fewest)
         most = most_engines(sum(len(task.benchmark.questions) for task in tasks))
-        with self._engines(most, wanted) as engines:
+        with self._engines(most, in_demand) as engines:
             started = time.monotonic()
             with ThreadPoolExecutor(len(engines)) as threads:
                 list(threads.map(partial(self._put_on, checkpoints), engines))
@@ -93,7 +97,7 @@ class Engines:
 
             def ask(groups: Groups) -> Answers:
                 shards = Shards(groups, self._say)
-                return shards.asked_of(engines, partial(self._find_help, shards, checkpoints, wanted))
+                return shards.asked_of(engines, partial(self._find_help, shards, checkpoints, in_demand))
 
             return Sampled(generate_tasks(ask, tasks, self._prompts, self._graders), started, swap_seconds)
 
@@ -160,7 +164,7 @@ class Engines:
     @contextmanager
     def _lease(self, wait_s: float | None = None) -> Iterator[LeasedEngine]:
         with ExitStack() as lease:
-            with self._wait():
+            with self._wait(needs=wait_s is None):
                 engine = self._leased_within(lease, wait_s)
             with self._lock:
                 if self._closed:
@@ -182,11 +186,13 @@ class Engines:
             raise
 
     @contextmanager
-    def _wait(self) -> Iterator[None]:
+    def _wait(self, needs: bool) -> Iterator[None]:
         with self._lock:
             self._waiting += 1
+            self._wanting += needs
         try:
             yield
         finally:
             with self._lock:
                 self._waiting -= 1
+                self._wanting -= needs

@@ -81,7 +81,7 @@ class Growth(NamedTuple):
     """Engines beside those that are always up."""
 
     room: int = 0
-    """That a trial which has ended, and whose place no other takes, leaves room for."""
+    """In the place of a trial, once none takes it."""
     most: int = 0
 
 
@@ -110,7 +110,8 @@ def makespan(
         for share, seconds in trial.evaluations:
             assert seconds is not None
             ready.append(_Checkpoint(start + trial.train * share, share, number, seconds))
-    further = [end for end in sorted(slots) for _ in range(growth.room)][: growth.most]
+    places = [0.0] * (concurrent - len(slots)) + sorted(slots)
+    further = [end for end in places for _ in range(growth.room)][: growth.most]
     return max(*slots, _evaluated(sorted(ready), [0.0] * engines + further)) if trials else 0.0
 
 

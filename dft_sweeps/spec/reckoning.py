@@ -98,7 +98,8 @@ class Reckoner:
         return self._hours(trial.held, trial.evaluating)
 
     def total_hours(self, trials: Sequence[TrialTimes], seconds: float | None, concurrent: int) -> Hours:
-        """Of these trials and of all engines for `seconds`; where that is None, of engines while they evaluate."""
+        """Of these trials, and of the engines that are always up for `seconds`, or of engines while they evaluate where
+        that is more or the wall time is not known."""
         starts = self.costs.workers_start_s * min(max(1, concurrent), len(trials))
         held = total([starts, *(trial.held for trial in trials)])
         evaluating = total(trial.evaluating for trial in trials)

@@ -22,28 +22,34 @@ class PacedEngine:
         self.answered = 0
         self._pace, self._dies_after, self._when = pace, dies_after, when
         self._waiting: deque[Place] = deque()
+        self._taking = threading.Lock()
 
     def generate_of(self, groups: Mapping[str, Sequence[Request]]) -> dict[str, list[list[Completion]]]:
         self.calls.append(sum(map(len, groups.values())))
         answers: dict[str, list[list[Completion]]] = {key: [[] for _ in requests] for key, requests in groups.items()}
         self._waiting.extend((digest, number) for digest, requests in groups.items() for number in range(len(requests)))
-        while self._waiting:
-            if self.answered == self._dies_after:
-                if self._when:
-                    self._when.wait(10)
-                raise RuntimeError("the engine's process died")
-            digest, number = self._waiting.popleft()
+        while place := self._next():
+            digest, number = place
             time.sleep(self._pace)
             request = groups[digest][number]
             answers[digest][number] = [Completion(request.prompt, (-0.5,) * len(request.prompt), "stop")] * request.n
             self.answered += 1
         return answers
 
+    def _next(self) -> Place | None:
+        if self._waiting and self.answered == self._dies_after:
+            if self._when:
+                self._when.wait(10)
+            raise RuntimeError("the engine's process died")
+        with self._taking:
+            return self._waiting.popleft() if self._waiting else None
+
     def not_begun(self) -> int:
         return len(self._waiting)
 
     def give_back(self, count: int) -> list[Place]:
-        return [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
+        with self._taking:
+            return [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
 
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
         """It answers alike with any weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.orchestration.paced_engine import PacedEngine
 from tests.orchestration.test_evaluations import checkpoint, samplings
 
 LONG = 3
-"""The step whose questions take 2 s; those of others take 0.4 s."""
+"""The step whose questions take the engine that begins with them 2 s, and another 0.8 s; those of others 0.4 s."""
 
 
 class Pool:
@@ -32,7 +33,8 @@ class Pool:
     def __init__(self) -> None:
         self.shrinks, self.in_vain = threading.Event(), 0
         self.swaps: list[int] = []
-        self.leased = 0
+        self.engines: list[PacedEngine] = []
+        """In the order in which they were lent."""
         self._free = threading.Semaphore(2)
 
     @contextmanager
@@ -43,7 +45,8 @@ class Pool:
         if not self._free.acquire(timeout=wait_s):
             raise TimeoutError
         try:
-            yield _Engine(self.swaps)
+            self.engines.append(_Engine(self.swaps))
+            yield self.engines[-1]
         finally:
             self._free.release()
 
@@ -56,7 +59,7 @@ class _Engine(PacedEngine):
     def swap(self, directory: str, weights_digest: str, canary: Canary) -> None:
         step = int(directory.removeprefix("step-"))
         self._swaps.append(step)
-        self._pace = 0.05 if step == LONG else 0.01
+        self._pace = 0.01 if step != LONG else 0.05 if self._swaps.count(LONG) == 1 else 0.02
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +75,13 @@ def pool() -> Pool:
 @pytest.fixture
 def side(prepared: PreparedSweep, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Evaluations]:
     """Has evaluated steps 1 and 2 on two engines at a time."""
-    monkeypatch.setattr(shards, "LOOK_S", 0.05)
     monkeypatch.setattr(shards, "FEWEST_REQUESTS", 4)
     with GraderPool() as graders:
         found = Evaluations(prepared.benchmarks, prepared.prompts, EvaluationStore(tmp_path), pool, graders)
         evaluate(found, prepared, 1, 2)
         assert sorted(pool.swaps) == [1, 2], "there was one engine, as far as was known, and then one for each"
         pool.swaps.clear()
+        monkeypatch.setattr(shards, "LOOK_S", 0.05)
         yield found
         found.close()
 
@@ -112,3 +115,17 @@ def test_one_that_is_gone_is_waited_for_once(side: Evaluations, prepared: Prepar
     assert (pool.swaps, pool.in_vain) == ([LONG], 1)
     evaluate(side, prepared, LONG + 1, LONG + 2)  # each with an engine of its own, of which both are known again
     assert pool.in_vain <= 2
+
+
+def test_one_that_helps_goes_to_a_checkpoint_that_comes(
+    side: Evaluations, prepared: PreparedSweep, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is through with its share before the other engine, and takes over no more of that one's."""
+    monkeypatch.setattr(engines, "most_engines", lambda requests: 1)
+    pool.engines.clear()
+    side.submit("t-1", checkpoint(LONG), samplings(prepared))
+    while len(pool.engines) < 2 or not pool.engines[1].answered:
+        time.sleep(0.01)
+    evaluate(side, prepared, LONG + 1)
+    assert [len(engine.calls) for engine in pool.engines[:3]] == [1, 1, 1]
+    side.landed.get(timeout=10)

@@ -23,13 +23,14 @@ ASKED = {digest: [request.prompt for request in requests] for digest, requests i
 def ask(
     engines: Sequence[PacedEngine], failures: list[str], look: Callable[[Shards], None] = lambda asked: None
 ) -> dict[str, list[tuple[int, ...]]]:
-    """The prompts that were answered, found in a thread of its own, lest a test that fails wait for ever."""
+    """The prompts that were answered, found in a thread of its own, lest a test that fails wait for ever. Nobody looks
+    for help before the first engine is at work."""
     found: Future[Mapping[str, Sequence[Sequence[Completion]]]] = Future()
     asked = Shards(GROUPS, failures.append)
 
     def in_thread() -> None:
         try:
-            found.set_result(asked.asked_of(engines, lambda: look(asked)))
+            found.set_result(asked.asked_of(engines, lambda: look(asked) if engines[0].answered else None))
         except Exception as error:
             found.set_exception(error)
 
@@ -40,7 +41,7 @@ def ask(
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_request_is_answered_once_and_in_its_place(count: int) -> None:
-    engines, failures = [PacedEngine() for _ in range(count)], []
+    engines, failures = [PacedEngine(SLOW) for _ in range(count)], []
     assert ask(engines, failures) == ASKED
     assert sum(engine.answered for engine in engines) == len(REQUESTS)
     assert [engine.calls[0] for engine in engines] == [len(REQUESTS) // count] * count
@@ -48,7 +49,7 @@ def test_every_request_is_answered_once_and_in_its_place(count: int) -> None:
 
 
 def test_a_fast_engine_takes_over_what_a_slow_one_has_not_begun() -> None:
-    slow, fast, failures = PacedEngine(SLOW), PacedEngine(), []
+    slow, fast, failures = PacedEngine(10 * SLOW), PacedEngine(), []
     assert ask([slow, fast], failures) == ASKED
     assert slow.calls == [150] and slow.answered + fast.answered == len(REQUESTS)
     # It gives away half each time, and keeps what is too little for another engine.
@@ -109,7 +110,7 @@ def test_an_engine_that_helps_is_free_when_nothing_is_left_to_begin() -> None:
 
     def look(asked: Shards) -> None:
         helpers.look(asked)
-        if not first.not_begun() and helpers.left.wait(10):
+        if helpers.lent and not first.not_begun() and helpers.left.wait(10):
             first.end.set()
 
     assert ask([first], [], look) == ASKED
@@ -150,7 +151,12 @@ def test_no_more_engines_come_than_there_is_enough_to_begin_for() -> None:
 def test_no_engine_comes_after_one_that_failed(failing: PacedEngine | Exception) -> None:
     first, failures = PacedEngine(SLOW), []
     helpers = Helpers(failing)
-    assert ask([first], failures, helpers.look) == ASKED
+
+    def look(asked: Shards) -> None:
+        if not helpers.lent or asked._errors:
+            helpers.look(asked)
+
+    assert ask([first], failures, look) == ASKED
     assert (helpers.lent, len(failures), first.answered) == (1, 1, len(REQUESTS))
 
 
@@ -165,7 +171,7 @@ def test_help_that_comes_after_the_end_is_not_needed(monkeypatch: pytest.MonkeyP
         with helpers.lease() as engine:
             yield engine
 
-    assert ask([PacedEngine()], [], lambda asked: asked.find_help(lease, wanted=lambda: False)) == ASKED
+    assert ask([PacedEngine(SLOW)], [], lambda asked: asked.find_help(lease, wanted=lambda: False)) == ASKED
     come.set()
     assert helpers.left.wait(10)
     assert late.calls == []
@@ -186,7 +192,7 @@ def test_one_that_helps_goes_on_alone_when_the_others_fail(reachable: bool) -> N
             if self.looked < 3:
                 return super().not_begun()
             gone.set()
-            time.sleep(0.05)
+            time.sleep(0.5)
             if reachable:
                 return 0
             raise ConnectionError("the engine cannot be reached now")
@@ -207,7 +213,7 @@ def test_an_engine_waits_for_what_another_may_yet_give_back() -> None:
     gone = threading.Event()
     threading.Timer(0.5, gone.set).start()
     failures: list[str] = []
-    assert ask([PacedEngine(), PacedEngine(dies_after=140, when=gone)], failures) == ASKED
+    assert ask([PacedEngine(SLOW), PacedEngine(dies_after=1, when=gone)], failures) == ASKED
     assert len(failures) == 1
 
 
@@ -227,7 +233,7 @@ class Forgetful(PacedEngine):
 
 def test_questions_that_an_engine_leaves_out_are_asked_of_the_others() -> None:
     failures: list[str] = []
-    assert ask([Forgetful(), PacedEngine()], failures) == ASKED
+    assert ask([Forgetful(), PacedEngine(SLOW)], failures) == ASKED
     assert len(failures) == 1 and "left questions out" in failures[0]
     with pytest.raises(AssertionError, match="left questions out"):
         ask([Forgetful(), Forgetful()], failures)

@@ -126,12 +126,14 @@ def cancelled(service: Service, head: Head, submission_id: str) -> str:
 def killed(service: Service, head: Head, submission_id: str) -> str:
     """The process that runs the sweep. The service tidies up after it."""
 
-    def jobs() -> list[psutil.Process]:
-        return [each for each in marked(head.mark) if title(each).endswith(f"/{submission_id}")]
+    found: list[psutil.Process] = []
 
-    wait_until(jobs, 20)
-    [job] = jobs()
-    job.kill()
+    def begun() -> bool:
+        found[:] = [each for each in marked(head.mark) if title(each).endswith(f"/{submission_id}")]
+        return bool(found)
+
+    wait_until(begun, 20)
+    min(found, key=lambda process: process.create_time()).kill()  # a child has its title until it is another program
     client, sweep_id = service.client(), submission_id.rpartition("-a")[0]
     failed = wait_until(lambda: client.status(sweep_id)["sweep"]["job"]["status"] == "FAILED", 60)
     tidied = wait_until(lambda: running(service.tracking_uri) == [], 90)

@@ -19,6 +19,7 @@ from tests.services.served import UNKILLED, Service, serve, wait_until
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
 TEXT = SPEC.read_text()
 SHORT = ("trial.train.steps=2", "trial.evaluation.every=2", "trial.evaluation.benchmarks=[arithmetic_1]")
+LASTING = ("trial.train.steps=20000", "trial.evaluation.every=20000", "execution.save_every_s=0")
 LONG = ("trial.train.steps=400", "trial.evaluation.every=200", "execution.save_every_s=0")
 
 
@@ -166,11 +167,11 @@ def test_fifty_clients_submit_fifty_sweeps_that_wait_until_the_one_before_them_e
 
 
 def test_an_api_that_is_killed_comes_back_and_knows_what_runs(service: Service) -> None:
-    client, spec = service.client(), (*LONG, "name=kept")
+    client, spec = service.client(), (*LASTING, "name=kept")
     submitted = client.submit(TEXT, spec)
     sweep_id = submitted["sweep_id"]
-    wait_until(lambda: any("step" in line and "/400" in line for line in client.log(sweep_id)))
-    waits = client.submit(TEXT, (*LONG, "name=waits"))["sweep_id"]
+    wait_until(lambda: any("step" in line and "/20000" in line for line in client.log(sweep_id)))
+    waits = client.submit(TEXT, (*LASTING, "name=waits"))["sweep_id"]
     [replica] = processes(service, "ServeReplica:sweep-api:api")
     psutil.Process(replica).kill()
 
@@ -190,8 +191,8 @@ def test_an_api_that_is_killed_comes_back_and_knows_what_runs(service: Service) 
 def test_ctrl_c_ends_what_runs_and_keeps_who_waits(service: Service) -> None:
     """The last test: it ends the service."""
     client = service.client()
-    runs, waits, after = (client.submit(TEXT, (*LONG, f"name=end-{n}"))["submission_id"] for n in range(3))
-    wait_until(lambda: any("step" in line and "/400" in line for line in client.log(runs.removesuffix("-a1"))))
+    runs, waits, after = (client.submit(TEXT, (*LASTING, f"name=end-{n}"))["submission_id"] for n in range(3))
+    wait_until(lambda: any("step" in line and "/20000" in line for line in client.log(runs.removesuffix("-a1"))))
     assert waiting(service.storage) == [waits, after]
     assert service.end() == 0, "\n".join(service.lines)
     assert waiting(service.storage) == [waits, after], "none of them began while the service ended"

@@ -9,8 +9,9 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
 import psutil
@@ -242,11 +243,15 @@ def _require_shared(first: Engine, second: Engine, checkpoint: Checkpoint, monke
 
     monkeypatch.setattr(second, "generate_of", generate_of)
 
-    def look() -> None:
-        if not asked_of_second:
-            shards.find_help(lambda: nullcontext(second), wanted=lambda: False)
+    free = [second]
 
-    together = shards.asked_of([first], look)[checkpoint.digest]
+    @contextmanager
+    def lease() -> Iterator[Engine]:
+        if not free:
+            raise TimeoutError
+        yield free.pop()
+
+    together = shards.asked_of([first], lambda: shards.find_help(lease, wanted=lambda: False))[checkpoint.digest]
     assert sum(asked_of_second) > 100
     assert [c.token_ids for [c] in together] == [c.token_ids for [c] in first.generate(requests)]
 
