@@ -98,13 +98,15 @@ class Reckoner:
         return self._hours(trial.held, trial.evaluating)
 
     def total_hours(self, trials: Sequence[TrialTimes], seconds: float | None, concurrent: int) -> Hours:
-        """Of these trials, and of the engines that are always up for `seconds`, or of engines while they evaluate where
-        that is more or the wall time is not known."""
+        """Of these trials, and of the engines that are always up for `seconds`; where there may be further ones and
+        that is more, or the wall time is not known, of engines while they evaluate."""
         starts = self.costs.workers_start_s * min(max(1, concurrent), len(trials))
         held = total([starts, *(trial.held for trial in trials)])
         evaluating = total(trial.evaluating for trial in trials)
-        waiting = None if seconds is None else self.pool.replicas * seconds
-        return self._hours(held, evaluating if waiting is None else max(waiting, evaluating or 0.0))
+        if seconds is None:
+            return self._hours(held, evaluating)
+        engines = self.pool.replicas * seconds
+        return self._hours(held, max(engines, evaluating or 0.0) if self.pool.max_replicas else engines)
 
     def _hours(self, held: float | None, engines: float | None) -> Hours:
         bundles = zip(worker_bundle(self.execution), engine_bundle(self.pool), strict=True)

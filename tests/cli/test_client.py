@@ -44,14 +44,15 @@ def test_list_asks_for_no_more_than_it_shows(
 
 
 def rerun_submitted(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[list[tuple[str, Any]], Result]:
-    """What `rerun` asks of a server that has run a few sweeps."""
+    """What `rerun` asks of a server that has run a few sweeps, and has one that waits, of which MLflow has nothing."""
     monkeypatch.setenv(TOKEN_VARIABLE, "a-token-of-the-tests")
     names = ("figure3-rate", "quickstart", "figure3-size", "figure3-rate")
     asked: list[tuple[str, Any]] = []
 
     def answer(_: client.Server, method: str, path: str, body: Any = None) -> Any:
         if method == "GET":
-            return [{"name": name, "sweep_id": f"s-{age}"} for age, name in enumerate(names)]
+            rows = [{"name": name, "sweep_id": f"s-{age}", "run_id": f"r-{age}"} for age, name in enumerate(names)]
+            return [{"name": "figure3-rate", "sweep_id": "s-waits", "run_id": None}, *rows]
         asked.append((path, {key: value for key, value in body.items() if value}))
         sweep_id = path.split("/")[3]
         return {"sweep_id": sweep_id, "submission_id": f"{sweep_id}-a2", "status": "PENDING", "created": True}
