@@ -56,7 +56,7 @@ def checkpoint_directories(storage: Path, trial: TrialRow) -> dict[int, Path]:
 
 def test_the_command_says_what_it_does_and_leaves_no_process(finished_sweep: FinishedSweep) -> None:
     text = finished_sweep.outcome.text
-    for part in ("Ray is up", "1 of 1 ready", "step 6/6", "tokens/s", "last accuracy", "Browse the curves"):
+    for part in ("Ray is up", "1 of 1 ready", "step 6/6", "tokens/s", "Browse the curves"):
         assert part in text
     assert re.search(r"evaluate .*dft: step 3 +sampled [\d.]+% \[[\d.]+%, [\d.]+%\], greedy", text)
     pictures = [Path(line) for line in finished_sweep.outcome.lines if line.endswith(".png")]

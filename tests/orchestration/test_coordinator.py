@@ -236,6 +236,13 @@ def test_a_row_without_an_optimizer_step_is_logged_and_not_shown(coordinator: Co
     assert notes.steps == [0, 1]
 
 
+def test_progress_tells_the_last_accuracy_that_landed(coordinator: Coordinator) -> None:
+    state = next(iter(coordinator._states.values()))
+    assert "accuracy" not in state.progress(trained(1))
+    state.last_accuracy = "50% (step 0)"
+    assert state.progress(trained(1)).endswith("tokens/s  last accuracy 50% (step 0)")
+
+
 def test_the_record_of_a_batch_that_was_not_finite_goes_to_its_run(coordinator: Coordinator, notes: Notes) -> None:
     trial = next(iter(coordinator._states))
     coordinator._handle(NonFinite(trial, 7, "/storage/non_finite.json"), notes)
