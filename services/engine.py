@@ -39,7 +39,7 @@ class _Asked(NamedTuple):
     adapter: LoRARequest | None
 
 
-Answered = dict[tuple[str | None, int], Any]
+_Answered = dict[tuple[str | None, int], Any]
 """vLLM's outputs by name and number."""
 
 
@@ -233,10 +233,10 @@ class VllmEngine:
         if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise ValueError(f"{what}: token ids must lie in [0, {vocabulary})")
 
-    def _run(self, asked: deque[_Asked], cancelled: Event) -> Answered:
+    def _run(self, asked: deque[_Asked], cancelled: Event) -> _Answered:
         """Gives vLLM what is asked, first things first, as it has room, and steps it until all of that is finished."""
         under_way: dict[str, _Asked] = {}
-        found: Answered = {}
+        found: _Answered = {}
         try:
             while True:
                 self._feed(asked, under_way)

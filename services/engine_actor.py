@@ -99,13 +99,13 @@ class EngineActor:
 
     async def renew_lease(self, lease_id: str) -> None:
         """Says that the lease's owner is alive. A lease that has ended is not an error here: its next use is."""
-        if self._lease and self._lease.lease_id == lease_id:
-            self._lease.renewed = time.monotonic()
+        if lease := self._open(lease_id):
+            lease.renewed = time.monotonic()
 
     async def release_lease(self, lease_id: str) -> None:
         """Ends the lease, if it has not ended by itself."""
-        if self._lease and self._lease.lease_id == lease_id:
-            self._lease.ended.set()
+        if lease := self._open(lease_id):
+            lease.ended.set()
 
     async def swap(self, lease_id: str, directory: str, weights_digest: str, canary: Canary) -> SwapReport:
         """Loads the weights in `directory` and names them `weights_digest`. The digest already held is a no-op.
@@ -182,19 +182,16 @@ class EngineActor:
 
     async def not_begun(self, lease_id: str) -> int:
         """How many requests of the lease's generation under way can be given back."""
-        return self._engine.not_begun if self._is_open(lease_id) else 0
+        return self._engine.not_begun if self._open(lease_id) else 0
 
     async def give_back(self, lease_id: str, count: int) -> list[tuple[str, int]]:
         """Takes so many requests, the last ones, out of the lease's generation under way; fewer, where fewer are not
         begun. Each is named by the digest it was asked for and its number in that group.
         """
-        if not self._is_open(lease_id):
+        if not self._open(lease_id):
             return []
         digest = self._weights_digest
         return [(name or digest or "", index) for name, index in self._engine.give_back(count)]
-
-    def _is_open(self, lease_id: str) -> bool:
-        return self._lease is not None and self._lease.lease_id == lease_id
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Raises EngineError when a decoding step of the work does not end; it is left to end with the process."""
@@ -204,12 +201,17 @@ class EngineActor:
                 raise EngineError(f"the engine hangs: a decoding step has not ended in {seconds:.0f} s")
         return running.result()
 
+    def _open(self, lease_id: str) -> _Lease | None:
+        """The lease of this id; None where another, or none, has the engine."""
+        return self._lease if self._lease and self._lease.lease_id == lease_id else None
+
     def _require_usable(self, lease_id: str) -> _Lease:
-        if self._lease is None or self._lease.lease_id != lease_id or self._lease.ended.is_set():
+        lease = self._open(lease_id)
+        if lease is None or lease.ended.is_set():
             raise _lease_ended(lease_id)
         if self._broken:
             raise EngineError(self._broken)
-        return self._lease
+        return lease
 
 
 def _start(settings: EngineSettings, model_directory: str) -> VllmEngine:
