@@ -160,17 +160,18 @@ class SweepJobs:
 
     def stop(self, id_: str) -> bool:
         """Asks a job to end; False where it is about to begin or has ended. It has `STOP_S` seconds."""
+        cancelled = self._storage / DIRECTORY / id_ / CANCELLED
         try:
             with changing(self._storage):
                 if id_ in waiting(self._storage):
-                    (self._storage / DIRECTORY / id_ / CANCELLED).touch()
+                    cancelled.touch()
                     leave(self._storage, id_)
                     return True
         except OSError:  # a storage that takes no more keeps nobody from stopping a job
             if id_ in waiting(self._storage):
                 raise
         with contextlib.suppress(OSError):
-            (self._storage / DIRECTORY / id_ / CANCELLED).touch()  # where it looks that begins deaf to signals
+            cancelled.touch()  # where it looks that begins deaf to signals
         return _reached(lambda: self._client.stop_job(id_))
 
     def stop_all(self, running: Sequence[SweepJob]) -> None:

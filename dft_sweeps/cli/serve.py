@@ -165,16 +165,12 @@ def _serve(
         except KeyboardInterrupt:
             click.echo("ending", err=True)
         finally:
-            with uninterrupted():
-                try:
-                    if address is not None:
-                        _say_what_goes_on(settings, uri)
-                finally:
-                    try:
-                        stop_api()  # first: it would start those that wait as others end
-                    finally:
-                        if address is None:
-                            _stop_jobs(settings)
+            with uninterrupted(), contextlib.ExitStack() as ending:  # the last callback first, and all of them
+                if address is None:
+                    ending.callback(_stop_jobs, settings)
+                ending.callback(stop_api)  # before jobs end: it would start those that wait
+                if address is not None:
+                    _say_what_goes_on(settings, uri)
 
 
 def _token(storage: Path, given: Path | None) -> str:
