@@ -32,6 +32,10 @@ _ASKED = 20
 """How often the study is asked for a point before one is drawn that was not proposed yet."""
 
 
+State = Literal["COMPLETE", "PRUNED", "DIVERGED", "FAIL"]
+"""Of a trial: trained to its end, stopped by a scheduler, ended by a loss that is not finite, or none of these."""
+
+
 @dataclass(frozen=True)
 class Observation:
     """What a trial of a search has shown."""
@@ -41,8 +45,7 @@ class Observation:
     arm: Arm
     values: Mapping[int, float]
     """Accuracy by evaluated step: the macro average, of held-out questions where there are some."""
-    state: Literal["COMPLETE", "PRUNED", "DIVERGED", "FAIL"]
-    """Trained to its end, stopped by a scheduler, ended by a loss that is not finite, or none of these."""
+    state: State
 
 
 def recorded(prepared: PreparedSweep, reader: Reader) -> PreparedSweep:
@@ -219,7 +222,7 @@ def _points(rows: Sequence[TrialRow], prepared: PreparedSweep) -> list[tuple[Tri
     return [(row, point, arms[arm]) for row, point, arm in zip(rows, points, listed, strict=True)]
 
 
-def _state(row: TrialRow) -> Literal["COMPLETE", "PRUNED", "DIVERGED", "FAIL"]:
+def _state(row: TrialRow) -> State:
     if row.status != "FINISHED":
         return "FAIL" if row.diverged_at is None else "DIVERGED"
     return "COMPLETE" if row.stopped_at is None else "PRUNED"
