@@ -7,8 +7,6 @@ engine works beside training all the time, and one at its two ends only.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from statistics import median
 
 from tests.bench.adaptive import QUICKSTART
 from tests.bench.row import Machine, Row
-from tests.bench.side_process import SideEnded, side_environment
+from tests.bench.side_process import SideEnded, run_command
 from tests.bench.throughput import say
 
 STEPS, EVERY, SAMPLES = 60, 20, 16
@@ -89,13 +87,7 @@ def trial(storage: Path, steps: int, every: int, seed: int) -> Trained:
         f"trial.evaluation.every={every}",
         f"trial.evaluation.samplings={{sampled: {{samples: {SAMPLES}, max_new_tokens: 112}}}}",
     ]
-    command = [sys.executable, "-m", "dft_sweeps.cli.main", "run", str(QUICKSTART), "--storage", str(storage)]
-    for setting in settings:
-        command += ["--set", setting]
-    storage.mkdir(parents=True)
-    ended = subprocess.run(command, env=side_environment(storage, 1), capture_output=True, text=True, timeout=900)
-    if ended.returncode:
-        raise SideEnded(f"a sweep ended with {ended.returncode}: {(ended.stdout + ended.stderr)[-300:]}")
+    run_command(storage, "run", str(QUICKSTART), *(part for setting in settings for part in ("--set", setting)))
     return read(storage)
 
 

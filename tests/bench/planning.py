@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from statistics import median
 
 from tests.bench.adaptive import QUICKSTART
 from tests.bench.row import Machine, Row
-from tests.bench.side_process import SideEnded, side_environment
+from tests.bench.side_process import SideEnded, run_command
 from tests.bench.throughput import say
 
 
@@ -30,10 +28,10 @@ def rows(machine: Machine) -> Iterator[Row]:
         try:
             for turn in range(machine.rounds):
                 storage = Path(directory) / str(turn)
-                storage.mkdir()
-                planned.append(float(json.loads(_command(storage, "plan", "--json"))["total"]["seconds"]))
+                plan = json.loads(run_command(storage, "plan", str(QUICKSTART), "--json"))
+                planned.append(float(plan["total"]["seconds"]))
                 begun = time.monotonic()
-                _command(storage, "run")
+                run_command(storage, "run", str(QUICKSTART))
                 taken.append(time.monotonic() - begun)
                 say(f"round {turn + 1} of {machine.rounds}: planned {planned[-1]:.0f} s, taken {taken[-1]:.0f} s")
         except SideEnded as error:
@@ -41,11 +39,3 @@ def rows(machine: Machine) -> Iterator[Row]:
             return
     draft["detail"] += f"; taken {min(taken):.0f} to {max(taken):.0f} s"
     yield Row(**draft, ours=median(planned), peer=median(taken))
-
-
-def _command(storage: Path, name: str, *options: str) -> str:
-    command = [sys.executable, "-m", "dft_sweeps.cli.main", name, str(QUICKSTART), "--storage", str(storage), *options]
-    ended = subprocess.run(command, env=side_environment(storage, 1), capture_output=True, text=True, timeout=900)
-    if ended.returncode:
-        raise SideEnded(f"{name} ended with {ended.returncode}: {(ended.stdout + ended.stderr)[-300:]}")
-    return ended.stdout

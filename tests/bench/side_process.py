@@ -114,6 +114,20 @@ def side_environment(directory: Path, threads: int) -> dict[str, str]:
     }  # fmt: skip
 
 
+def run_command(storage: Path, name: str, *arguments: str) -> str:
+    """Runs one of the package's commands on a storage directory, which is made, and gives what it prints.
+
+    Raises:
+        SideEnded: it fails.
+    """
+    storage.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "dft_sweeps.cli.main", name, *arguments, "--storage", str(storage)]
+    ended = subprocess.run(command, env=side_environment(storage, 1), capture_output=True, text=True, timeout=900)
+    if ended.returncode:
+        raise SideEnded(f"{name} ended with {ended.returncode}: {(ended.stdout + ended.stderr)[-300:]}")
+    return ended.stdout
+
+
 def standard_streams() -> tuple[TextIO, TextIO]:
     """In a side, before anything prints: where commands come from, and where answers alone go to."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")

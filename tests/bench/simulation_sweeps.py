@@ -20,7 +20,7 @@ from tests.bench.simulation_services import Speeds
 SPECS = Path(__file__).parents[2] / "sweep_specs"
 SAMPLES_PER_S = 100_000 / (20 * 60)
 COMPLETIONS_PER_S = 5_436 / (4 * 60)
-PAPER_SAMPLES, PAPER_COMPLETIONS = 100_000, 24_272
+PAPER_SAMPLES, PAPER_QUESTIONS, PAPER_COMPLETIONS = 100_000, 1_517, 24_272
 FIGURE_3 = ("figure3_learning_rate", "figure3_batch_size")
 EIGHT_GPUS = ClusterFacts(64.0, 8.0, (Resources(64.0, 8.0),))
 
@@ -37,21 +37,21 @@ def write_questions(directory: Path, count: int) -> Path:
     return path
 
 
-def figure_3(directory: Path, questions: int = 1517) -> tuple[list[PreparedSweep], Speeds]:
-    """Both sweeps, and speeds at which few questions stand for all 24,272 completions."""
+def figure_3(directory: Path) -> tuple[list[PreparedSweep], Speeds]:
+    """Both sweeps, and speeds at which one sample of each question stands for 16."""
     stand_ins = (
         "trial.model.path=embedded",
         "trial.data.source={kind: arithmetic, samples: 2560, seed: 11}",
         "trial.data.samples=2560",
         "trial.data.max_length=160",
-        f"trial.evaluation.benchmarks=[{{name: arithmetic_1, path: {write_questions(directory, questions)}}}]",
+        f"trial.evaluation.benchmarks=[{{name: arithmetic_1, path: {write_questions(directory, PAPER_QUESTIONS)}}}]",
         "trial.evaluation.samplings.sampled.samples=1",
         "trial.evaluation.samplings.sampled.max_new_tokens=112",
         "pool.max_model_len=512",
     )
     sweeps = [prepare(load_sweep(SPECS / f"{name}.yaml", stand_ins)) for name in FIGURE_3]
     whole = [replace(sweep, trials=tuple(map(_of_paper, sweep.trials))) for sweep in sweeps]
-    return whole, Speeds(SAMPLES_PER_S, COMPLETIONS_PER_S, standing_for=PAPER_COMPLETIONS / questions)
+    return whole, Speeds(SAMPLES_PER_S, COMPLETIONS_PER_S, standing_for=PAPER_COMPLETIONS / PAPER_QUESTIONS)
 
 
 def _of_paper(trial: PreparedTrial) -> PreparedTrial:
