@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dft_sweeps.tracking.reader import Reader
 from dft_sweeps.training.trusted import VARIABLE
 from tests.end_to_end.conftest import FinishedSweep
+from tests.end_to_end.disturbing import Points, points
 from tests.end_to_end.running import SPEC, run
 from tests.training.test_trusted import write_own_model
 
@@ -25,11 +25,9 @@ def test_own_code_is_run_where_it_is_allowed_and_nowhere_else(tmp_path: Path, fi
     allowed = run(*command, environment=environment | {VARIABLE: str(own)})
     assert allowed.code == 0, allowed.text
     assert list(modules.rglob("ran"))
-    assert curves(f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}") == curves(finished_sweep.tracking_uri)
+    assert trained(f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}") == trained(finished_sweep.tracking_uri)
 
 
-def curves(tracking_uri: str) -> dict[str, list[tuple[int, float]]]:
-    """By trial. The own model's weights are the embedded one's."""
-    reader = Reader(tracking_uri)
-    trials = reader.trials(reader.find_sweep("end-to-end"))
-    return {trial.name: reader.curve(trial.run_id or "", "train/nll") for trial in trials}
+def trained(tracking_uri: str) -> Points:
+    """What training alone has measured. The own model's weights are the embedded one's."""
+    return {(trial, key): found for (trial, key), found in points(tracking_uri).items() if key.startswith("train/")}

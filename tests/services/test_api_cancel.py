@@ -9,6 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -110,45 +111,45 @@ def followed(client: Server, sweep_id: str) -> str:
     return text
 
 
-End = Callable[[Service, Head, str], str]
-"""Ends an attempt at a sweep by its submission id; gives what is to be said of it."""
+End = Callable[[Service, Head, dict[str, Any]], str]
+"""Ends an attempt at a sweep, which was submitted with this answer; gives what is to be said of it."""
 
 
-def cancelled(service: Service, head: Head, submission_id: str) -> str:
+def cancelled(service: Service, head: Head, submitted: dict[str, Any]) -> str:
     begun = time.monotonic()
-    answer = service.client().cancel(submission_id.rpartition("-a")[0])
+    answer = service.client().cancel(submitted["sweep_id"])
     seconds = time.monotonic() - begun
     assert answer["cancelled"] and answer["status"] == "STOPPED"
     assert running(service.tracking_uri) == []
     return f"STOPPED in {seconds:.1f} s"
 
 
-def killed(service: Service, head: Head, submission_id: str) -> str:
+def killed(service: Service, head: Head, submitted: dict[str, Any]) -> str:
     """The process that runs the sweep. The service tidies up after it."""
 
     found: list[psutil.Process] = []
 
     def begun() -> bool:
-        found[:] = [each for each in marked(head.mark) if title(each).endswith(f"/{submission_id}")]
+        found[:] = [each for each in marked(head.mark) if title(each).endswith(f"/{submitted['submission_id']}")]
         return bool(found)
 
     wait_until(begun, 20)
     min(found, key=lambda process: process.create_time()).kill()  # a child has its title until it is another program
-    client, sweep_id = service.client(), submission_id.rpartition("-a")[0]
+    client, sweep_id = service.client(), submitted["sweep_id"]
     failed = wait_until(lambda: client.status(sweep_id)["sweep"]["job"]["status"] == "FAILED", 60)
     tidied = wait_until(lambda: running(service.tracking_uri) == [], 90)
     return f"FAILED after {failed:.1f} s, no run of it RUNNING {tidied:.1f} s later"
 
 
 def end(
-    service: Service, head: Head, submission_id: str, kind: str, delay: float, how: End, before: dict[int, str]
+    service: Service, head: Head, submitted: dict[str, Any], kind: str, delay: float, how: End, before: dict[int, str]
 ) -> None:
     """Ends the sweep in this phase, and waits until nothing of it is left."""
-    client, sweep_id = service.client(), submission_id.rpartition("-a")[0]
+    client, sweep_id = service.client(), submitted["sweep_id"]
     wait_until(phase(kind, service, sweep_id))
     time.sleep(delay)
     said = list(client.log(sweep_id))[-1:]
-    answer = how(service, head, submission_id)
+    answer = how(service, head, submitted)
     begun = time.monotonic()
     while left := left_of(head, before):
         assert time.monotonic() - begun < GONE_S, left
@@ -172,7 +173,7 @@ def test_nothing_is_left_of_a_sweep_ended_in_each_phase_and_it_is_taken_up(
         sweep_id = submitted["sweep_id"]
         assert (submitted["submission_id"], submitted["created"]) == (f"{sweep_id}-a{attempt}", True)
         time.sleep(FRESH_S)  # until then, the log is the last attempt's
-        end(service, head, submitted["submission_id"], kind, rng.uniform(0, MOST_S[kind]), how, before)
+        end(service, head, submitted, kind, rng.uniform(0, MOST_S[kind]), how, before)
 
     assert client.submit(TEXT, overrides)["created"]
     text = followed(client, sweep_id)
